@@ -1,0 +1,3 @@
+//! Every `unsafe` block of the program: thin, safe wrappers over libc calls that the standard
+//! library does not offer. No policy here.
+#![allow(unsafe_code)]
