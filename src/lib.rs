@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod name;
+pub mod object;
 pub mod remote;
 pub mod signature;
 pub mod stats;
