@@ -1,8 +1,10 @@
 //! cachedirfs: a FUSE filesystem that presents a remote cache as a SCons CacheDir.
 
 pub mod clock;
+pub mod config;
 pub mod name;
 pub mod remote;
 pub mod signature;
 pub mod stats;
+pub mod stop;
 pub mod sys;
