@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod name;
 pub mod remote;
 pub mod signature;
