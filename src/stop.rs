@@ -34,6 +34,11 @@ impl Stop {
         self.0.event.set();
     }
 
+    /// Asks when the guard goes, also on the way out of a panic.
+    pub fn ask_on_drop(&self) -> AskOnDrop<'_> {
+        AskOnDrop(self)
+    }
+
     /// Whether anybody asked.
     pub fn asked(&self) -> bool {
         self.0.asked.load(Ordering::SeqCst) > 0
@@ -42,6 +47,16 @@ impl Stop {
     /// Whether somebody asked again: what takes long is to be left undone.
     pub fn at_once(&self) -> bool {
         self.0.asked.load(Ordering::SeqCst) > 1
+    }
+}
+
+/// Made by [`Stop::ask_on_drop`].
+#[derive(Debug)]
+pub struct AskOnDrop<'a>(&'a Stop);
+
+impl Drop for AskOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.ask();
     }
 }
 
@@ -63,7 +78,7 @@ mod tests {
         let stop = Stop::new().unwrap();
         let readable = || poll_readable(&[stop.as_fd()], Some(Duration::ZERO)).unwrap()[0];
         assert!(!stop.asked() && !readable());
-        stop.clone().ask();
+        drop(stop.clone().ask_on_drop());
         assert!(stop.asked() && !stop.at_once() && readable());
         stop.ask();
         assert!(stop.at_once() && readable());
