@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod logging;
 pub mod mount;
 pub mod name;
+pub mod object;
 pub mod remote;
 pub mod signature;
 pub mod stats;
