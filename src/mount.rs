@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::control::mounts::MountTable;
 use crate::control::server::Server;
 use crate::control::{Controlled, Status};
-use crate::remote::{Remote, RemoteError};
+use crate::remote::{self, Key, Remote, RemoteError};
 use crate::stop::Stop;
 
 /// Why a mount did not come to be.
@@ -41,10 +41,12 @@ pub fn open_remote(
     config: &Config,
     _clock: &Arc<dyn Clock>,
 ) -> Result<Arc<dyn Remote>, RemoteError> {
-    Err(RemoteError::Misconfigured(format!(
-        "{}: no such kind of remote; expected https://HOST/PATH or file:///DIR",
-        config.remote
-    )))
+    let mut options = config.remote_options.clone();
+    if let Some(file) = &config.key_file {
+        options.key =
+            Some(Key::read(file).map_err(|err| RemoteError::Misconfigured(err.to_string()))?);
+    }
+    remote::open(config.remote.as_given(), &options)
 }
 
 /// A running mount.
@@ -58,9 +60,7 @@ pub struct Mount {
 impl Mount {
     /// Mounts; returns when the mount answers.
     pub fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, MountError> {
-        if config.remote.local_dir().is_none() {
-            open_remote(&config, &clock)?;
-        }
+        open_remote(&config, &clock)?;
         let mut options = fuser::Config::default();
         options.mount_options = vec![
             MountOption::FSName(config.fsname.clone()),

@@ -256,3 +256,30 @@ fn a_remote_that_is_none_is_refused_by_mount_and_check() {
     let said = ended(&run(&["check", "gopher://host/x"]), FAILED);
     assert!(said.contains("gopher://host/x"), "{said}");
 }
+
+#[test]
+fn check_says_what_a_remote_can_and_leaves_nothing_behind() {
+    let place = Place::new();
+    let checked = run(&["check", &place.remote()]);
+    ended(&checked, DONE);
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    for step in [
+        "look up  ok in",
+        "write    ok in",
+        "read     ok in",
+        "delete   ok in",
+        "list     ok in",
+    ] {
+        assert!(said.contains(step), "{said}");
+    }
+    assert!(
+        said.contains("list") && said.contains(": 0 objects"),
+        "{said}"
+    );
+
+    let read_only = run(&["check", &place.remote(), "-o", "ro"]);
+    ended(&read_only, DONE);
+    assert!(String::from_utf8_lossy(&read_only.stdout).contains("not tried (ro)"));
+    let key = run(&["check", &place.remote(), "-o", "key_file=/nonexistent/key"]);
+    assert!(ended(&key, FAILED).contains("/nonexistent/key"));
+}

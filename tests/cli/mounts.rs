@@ -332,3 +332,53 @@ fn a_token_shows_neither_in_the_process_list_nor_the_status_nor_the_log() {
         assert!(!String::from_utf8_lossy(&seen).contains("s3cret-token"));
     }
 }
+
+/// A mount whose daemon hangs before it is ready: its key comes from a pipe that nobody writes to yet.
+/// Returns the command that waits, and the daemon.
+fn hanging(place: &Place) -> (Foreground, u32) {
+    assert!(
+        Command::new("mkfifo")
+            .arg(place.path("key"))
+            .status()
+            .unwrap()
+            .success()
+    );
+    let mut command = place.mount_command(&format!("key_file={}", place.text("key")));
+    let starter = Foreground(command.stderr(Stdio::piped()).spawn().unwrap());
+    let children = format!("/proc/{0}/task/{0}/children", starter.0.id());
+    let daemon = || fs::read_to_string(&children).ok()?.trim().parse().ok();
+    soon("it forks", || daemon().is_some());
+    let daemon = daemon().unwrap();
+    (starter, daemon)
+}
+
+#[test]
+fn a_daemon_that_dies_without_a_word_does_not_leave_the_command_waiting() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let (mut starter, daemon) = hanging(&place);
+    kill(daemon, "-KILL");
+    assert_eq!(starter.0.wait().unwrap().code(), Some(MOUNT));
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut starter.0.stderr.take().unwrap(), &mut said).unwrap();
+    assert!(
+        said.contains("was killed by signal 9") && said.contains("--foreground"),
+        "{said}"
+    );
+}
+
+#[test]
+fn nothing_is_mounted_for_somebody_who_has_gone() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let (mut starter, daemon) = hanging(&place);
+    kill(starter.0.id(), "-INT");
+    starter.0.wait().unwrap();
+    fs::write(place.path("key"), "ab".repeat(32)).unwrap();
+    soon("the daemon ends", || is_gone(daemon));
+    assert!(!place.is_mounted());
+}
