@@ -136,8 +136,8 @@ struct Parts {
 impl Mount {
     /// Mounts; returns when the mount answers.
     pub fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, MountError> {
-        prepare_process();
-        let (parts, jobs) = Parts::build(config, clock)?;
+        let umask = prepare_process();
+        let (parts, jobs) = Parts::build(config, clock, umask)?;
         let parts = Arc::new(parts);
         let fs = Arc::new(parts.file_system()?);
         let session = parts.session(&fs)?;
@@ -197,7 +197,11 @@ struct Jobs {
 }
 
 impl Parts {
-    fn build(config: Config, clock: Arc<dyn Clock>) -> Result<(Self, Jobs), MountError> {
+    fn build(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        umask: u32,
+    ) -> Result<(Self, Jobs), MountError> {
         let stats = Arc::new(Stats::default());
         let limits = Limits {
             size: config.size,
@@ -206,6 +210,7 @@ impl Parts {
         let spool_dir = config.backing.join(PRIVATE_DIR).join("tmp");
         let options = RemoteOptions {
             spool_dir,
+            umask,
             ..remote_options(&config)?
         };
         let plain = remote::open(config.remote.as_given(), &options)?;
@@ -452,9 +457,10 @@ fn spawn_uploaders(threads: &mut Threads, parts: &Arc<Parts>) -> io::Result<()> 
     Ok(())
 }
 
-/// What the whole process needs: modes as they are asked for, and as many descriptors as it may have.
-fn prepare_process() {
-    rustix::process::umask(rustix::fs::Mode::empty());
+/// What the whole process needs: modes as they are asked for, and as many descriptors as it may have. The umask
+/// that it had.
+fn prepare_process() -> u32 {
+    let umask = rustix::process::umask(rustix::fs::Mode::empty());
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let wanted = Rlimit {
         current: limit.maximum,
@@ -463,6 +469,7 @@ fn prepare_process() {
     if let Err(e) = rustix::process::setrlimit(Resource::Nofile, wanted) {
         log::debug!("cannot raise the limit of open files: {e}");
     }
+    umask.as_raw_mode()
 }
 
 /// Unmounts; lazily if it is in use.

@@ -5,7 +5,6 @@
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -37,6 +36,8 @@ pub(crate) enum Nginx {
     Bearer,
     /// TLS with HTTP/2 and a certificate of our own authority; see [`Server::ca`].
     Tls,
+    /// Answers everything with the page of a login.
+    Html,
 }
 
 impl Server {
@@ -47,7 +48,8 @@ impl Server {
 
     /// The same with credentials.
     pub(crate) fn url_with(&self, user: &str, password: &str) -> String {
-        self.url().replacen("://", &format!("://{user}:{password}@"), 1)
+        self.url()
+            .replacen("://", &format!("://{user}:{password}@"), 1)
     }
 
     /// The directory that [`Server::url`] is, on disk.
@@ -75,9 +77,19 @@ impl Server {
 
     /// nginx without a master process: one process to end.
     pub(crate) fn nginx(kind: Nginx) -> Self {
+        Self::nginx_with(kind, "")
+    }
+
+    /// An nginx that sends everybody to the same path below `to`.
+    pub(crate) fn nginx_moved(to: &str) -> Self {
+        let to = to.trim_end_matches("/cache");
+        Self::nginx_with(Nginx::Open, &format!("return 307 {to}$request_uri;"))
+    }
+
+    fn nginx_with(kind: Nginx, rule: &str) -> Self {
         let (dir, port) = folder();
         let at = dir.path().display();
-        let (mut listen, mut rule) = (String::new(), String::new());
+        let (mut listen, mut rule) = (String::new(), rule.to_owned());
         match kind {
             Nginx::Open => {}
             Nginx::Basic => {
@@ -86,6 +98,9 @@ impl Server {
             }
             Nginx::Bearer => {
                 rule = format!("if ($http_authorization != \"Bearer {TOKEN}\") {{ return 401; }}");
+            }
+            Nginx::Html => {
+                rule = "default_type text/html; return 200 '<html>log in</html>';".to_owned();
             }
             Nginx::Tls => {
                 certify(dir.path());
@@ -106,14 +121,16 @@ impl Server {
                    dav_methods PUT DELETE MKCOL; create_full_put_path on;
                    autoindex on; autoindex_format json;
                  }}
-                 location /moved/ {{ return 307 /cache/$request_filename; }}
-                 location = /cache/login {{ default_type text/html; return 200 \"<html>log in</html>\"; }}
                }}
              }}"
         );
         write(&dir, "nginx.conf", &config);
         let mut command = Command::new(program("nginx", "nginx-light"));
-        command.arg("-p").arg(dir.path()).arg("-c").arg(dir.path().join("nginx.conf"));
+        command
+            .arg("-p")
+            .arg(dir.path())
+            .arg("-c")
+            .arg(dir.path().join("nginx.conf"));
         let scheme = if kind == Nginx::Tls { "https" } else { "http" };
         Self::start(command, dir, port, scheme)
     }
@@ -135,20 +152,27 @@ impl Server {
         );
         write(&dir, "lighttpd.conf", &config);
         let mut command = Command::new(program("lighttpd", "lighttpd lighttpd-mod-webdav"));
-        command.arg("-D").arg("-f").arg(dir.path().join("lighttpd.conf"));
+        command
+            .arg("-D")
+            .arg("-f")
+            .arg(dir.path().join("lighttpd.conf"));
         Self::start(command, dir, port, "http")
     }
 
-    /// Apache with mod_dav.
+    /// Apache with mod_dav, as one process (`-X`).
     pub(crate) fn apache() -> Self {
         let (dir, port) = folder();
         let at = dir.path().display();
         let modules: String = ["mpm_event", "authz_core", "dav", "dav_fs"]
             .iter()
-            .map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"))
+            .map(|name| {
+                format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n")
+            })
             .collect();
         let config = format!(
             "{modules}
+             User www-data
+             Group www-data
              ServerName localhost
              Listen 127.0.0.1:{port}
              PidFile {at}/pid
@@ -162,7 +186,9 @@ impl Server {
         );
         write(&dir, "apache.conf", &config);
         let mut command = Command::new(program("apache2", "apache2"));
-        command.args(["-DFOREGROUND", "-f"]).arg(dir.path().join("apache.conf"));
+        command
+            .args(["-X", "-f"])
+            .arg(dir.path().join("apache.conf"));
         Self::start(command, dir, port, "http")
     }
 
@@ -170,18 +196,37 @@ impl Server {
     pub(crate) fn rclone() -> Self {
         let (dir, port) = folder();
         let mut command = Command::new(program("rclone", "rclone"));
-        command.args(["serve", "webdav", "--vfs-cache-mode", "off", "--addr"]);
-        command.arg(format!("127.0.0.1:{port}")).arg(dir.path().join("root"));
+        command.args([
+            "serve",
+            "webdav",
+            "--vfs-cache-mode",
+            "off",
+            "--dir-cache-time",
+            "0s",
+            "--addr",
+        ]);
+        command
+            .arg(format!("127.0.0.1:{port}"))
+            .arg(dir.path().join("root"));
         command.env("RCLONE_CONFIG", dir.path().join("rclone.conf"));
         Self::start(command, dir, port, "http")
     }
 
     fn start(mut command: Command, dir: TempDir, port: u16, scheme: &'static str) -> Self {
         let output = File::create(dir.path().join("output")).unwrap();
-        // A group of its own: Apache has children.
-        command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output).process_group(0);
-        let child = command.spawn().unwrap_or_else(|error| panic!("start {command:?}: {error}"));
-        let mut server = Self { child: Some(child), port, scheme, dir };
+        command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output);
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
+        let mut server = Self {
+            child: Some(child),
+            port,
+            scheme,
+            dir,
+        };
         server.wait();
         server
     }
@@ -189,10 +234,18 @@ impl Server {
     fn wait(&mut self) {
         let began = Instant::now();
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            let ended = self.child.as_mut().and_then(|child| child.try_wait().unwrap());
+            let ended = self
+                .child
+                .as_mut()
+                .and_then(|child| child.try_wait().unwrap());
             if ended.is_some() || began.elapsed() > START_MAX {
-                let read = |name| fs::read_to_string(self.dir.path().join(name)).unwrap_or_default();
-                panic!("server does not listen ({ended:?}): {}{}", read("output"), read("error.log"));
+                let read =
+                    |name| fs::read_to_string(self.dir.path().join(name)).unwrap_or_default();
+                panic!(
+                    "server does not listen ({ended:?}): {}{}",
+                    read("output"),
+                    read("error.log")
+                );
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -213,7 +266,11 @@ fn folder() -> (TempDir, u16) {
         // Apache gives up root for www-data.
         fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
     }
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     (dir, port)
 }
 
@@ -234,12 +291,30 @@ pub(crate) fn program(name: &str, package: &str) -> PathBuf {
 fn certify(dir: &Path) {
     let openssl = |args: &str| {
         let mut command = Command::new(program("openssl", "openssl"));
-        let done = command.args(args.split(' ')).current_dir(dir).output().unwrap();
-        assert!(done.status.success(), "openssl {args}: {}", String::from_utf8_lossy(&done.stderr));
+        let done = command
+            .args(args.split(' '))
+            .current_dir(dir)
+            .output()
+            .unwrap();
+        assert!(
+            done.status.success(),
+            "openssl {args}: {}",
+            String::from_utf8_lossy(&done.stderr)
+        );
     };
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-    openssl(&format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=test-authority -days 2"));
-    openssl(&format!("req {key} -keyout key.pem -out request.pem -subj /CN=localhost"));
-    fs::write(dir.join("names"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n").unwrap();
-    openssl("x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 2 -extfile names");
+    openssl(&format!(
+        "req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=test-authority -days 2"
+    ));
+    openssl(&format!(
+        "req {key} -keyout key.pem -out request.pem -subj /CN=localhost"
+    ));
+    fs::write(
+        dir.join("names"),
+        "subjectAltName=DNS:localhost,IP:127.0.0.1\n",
+    )
+    .unwrap();
+    openssl(
+        "x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 2 -extfile names",
+    );
 }

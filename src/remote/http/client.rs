@@ -183,9 +183,10 @@ impl Client {
             }
         };
         let subject = request.subject();
-        let response = self
-            .engine
-            .run(watched(builder.send(), &progress, self.engine.stall));
+        let stall = self.engine.stall;
+        // Timers begin with `send`, so it must be called on the runtime.
+        let sending = async { watched(builder.send(), &progress, stall).await };
+        let response = self.engine.run(sending);
         match response {
             Ok(response) => Ok(Answer {
                 engine: Arc::clone(&self.engine),
