@@ -45,6 +45,8 @@ const FETCH_ATTEMPTS: u32 = 2;
 const LINGER: Duration = Duration::from_secs(2);
 /// How long uploads that are under way when the draining ends may still take.
 const LAST_UPLOADS: Duration = Duration::from_millis(500);
+/// How long threads that were told to end may take before they are left to the end of the process.
+const LAST_HELPERS: Duration = Duration::from_secs(1);
 
 /// Why a mount did not come to be.
 #[derive(Debug, thiserror::Error)]
@@ -179,9 +181,10 @@ impl Mount {
         let drained = parts.drain(&self.uploaders);
         parts.store.stop();
         parts.over.ask();
-        self.helpers.join();
+        // What is still talking to the remote ends with the process.
+        self.helpers.join_within(&*parts.clock, LAST_HELPERS);
         if drained {
-            self.uploaders.join();
+            self.uploaders.join_within(&*parts.clock, LAST_HELPERS);
         }
         self.server_stop.ask();
         threads::join(self.server);
