@@ -39,7 +39,7 @@ use threads::Threads;
 const LONGEST_BREAK: Duration = Duration::from_secs(8);
 /// How often it is asked whether a probe is due.
 const PROBE_TICK: Duration = Duration::from_millis(500);
-/// Attempts of a fetch; uploads have a schedule of their own.
+/// Attempts of a fetch.
 const FETCH_ATTEMPTS: u32 = 2;
 /// How long a mount that was told to stop waits for those who still have files open in it.
 const LINGER: Duration = Duration::from_secs(2);
@@ -228,8 +228,9 @@ impl Parts {
             in_background: true,
             ..BreakerOptions::default()
         };
-        let retried = Arc::new(Retry::new(plain, clock.clone(), retry));
-        let remote = Arc::new(Breaker::new(retried, clock.clone(), breaker));
+        let remote = Arc::new(Breaker::new(plain, clock.clone(), breaker));
+        // A retry stops as soon as the breaker opens. Uploads have a schedule of their own.
+        let retried = Arc::new(Retry::new(remote.clone(), clock.clone(), retry));
 
         let uploads = Uploads::new(store.clone(), remote.clone(), clock.clone(), stats.clone())?;
         let (send, receive) = crossbeam_channel::bounded(fetch::QUEUE);
@@ -239,7 +240,7 @@ impl Parts {
         };
         let fetch = Fetch::new(
             store.clone(),
-            remote.clone(),
+            retried,
             clock.clone(),
             stats.clone(),
             times,
