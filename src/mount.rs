@@ -39,12 +39,14 @@ use threads::Threads;
 const LONGEST_BREAK: Duration = Duration::from_secs(8);
 /// How often it is asked whether a probe is due.
 const PROBE_TICK: Duration = Duration::from_millis(500);
-/// Attempts of a fetch; uploads have a schedule of their own.
+/// Attempts of a fetch.
 const FETCH_ATTEMPTS: u32 = 2;
 /// How long a mount that was told to stop waits for those who still have files open in it.
 const LINGER: Duration = Duration::from_secs(2);
 /// How long uploads that are under way when the draining ends may still take.
 const LAST_UPLOADS: Duration = Duration::from_millis(500);
+/// How long threads that were told to end may take before they are left to the end of the process.
+const LAST_HELPERS: Duration = Duration::from_secs(1);
 
 /// Why a mount did not come to be.
 #[derive(Debug, thiserror::Error)]
@@ -179,9 +181,10 @@ impl Mount {
         let drained = parts.drain(&self.uploaders);
         parts.store.stop();
         parts.over.ask();
-        self.helpers.join();
+        // What is still talking to the remote ends with the process.
+        self.helpers.join_within(&*parts.clock, LAST_HELPERS);
         if drained {
-            self.uploaders.join();
+            self.uploaders.join_within(&*parts.clock, LAST_HELPERS);
         }
         self.server_stop.ask();
         threads::join(self.server);
@@ -225,8 +228,9 @@ impl Parts {
             in_background: true,
             ..BreakerOptions::default()
         };
-        let retried = Arc::new(Retry::new(plain, clock.clone(), retry));
-        let remote = Arc::new(Breaker::new(retried, clock.clone(), breaker));
+        let remote = Arc::new(Breaker::new(plain, clock.clone(), breaker));
+        // A retry stops as soon as the breaker opens. Uploads have a schedule of their own.
+        let retried = Arc::new(Retry::new(remote.clone(), clock.clone(), retry));
 
         let uploads = Uploads::new(store.clone(), remote.clone(), clock.clone(), stats.clone())?;
         let (send, receive) = crossbeam_channel::bounded(fetch::QUEUE);
@@ -236,7 +240,7 @@ impl Parts {
         };
         let fetch = Fetch::new(
             store.clone(),
-            remote.clone(),
+            retried,
             clock.clone(),
             stats.clone(),
             times,

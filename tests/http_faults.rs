@@ -76,6 +76,33 @@ fn a_server_that_says_nothing_is_given_up_after_the_stall_time() {
 }
 
 #[test]
+fn an_upload_that_nobody_reads_is_given_up_after_the_stall_time() {
+    let server = Canned::stalling_after(answer("404 Not Found", "Connection: close\r\n", ""));
+    // More than the kernel buffers.
+    let noise: Vec<u8> = (0..32_u64 << 17)
+        .flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
+        .collect();
+    let began = Instant::now();
+    let put = remote(&server).put(&sig(), Meta::file(0o644), &Content::Bytes(noise));
+    assert!(
+        put.as_ref().is_err_and(RemoteError::is_transient),
+        "{put:?}"
+    );
+    assert_eq!(server.asked(), 2);
+    assert!(began.elapsed() < STALL * 20, "{:?}", began.elapsed());
+}
+
+#[test]
+fn what_was_compressed_on_the_way_is_corrupt() {
+    let server = Canned::closing(answer(
+        "200 OK",
+        "Content-Encoding: gzip\r\n",
+        "\u{1f}not what was pushed",
+    ));
+    assert!(matches!(read(&server), Err(RemoteError::Corrupt(_))));
+}
+
+#[test]
 fn what_is_no_http_is_transient() {
     let server = Canned::closing("SSH-2.0-OpenSSH_9.2\r\n");
     assert!(remote(&server).exists(&sig()).unwrap_err().is_transient());

@@ -11,10 +11,10 @@
 //! The hidden directory is also the mark that the file system is mounted: it is made when the remote
 //! is opened and never again, so nothing is ever written below the mount point of an absent NFS server.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, Cursor};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -274,11 +274,16 @@ fn open_blob(path: &Path, meta: &Metadata) -> io::Result<Blob> {
             hint: Some(Meta::Symlink),
         });
     }
+    // What others put there meanwhile is neither followed nor waited for (a FIFO).
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)?;
+    let meta = file.metadata()?;
     if !meta.is_file() {
         return Err(RemoteError::Corrupt("not a file".to_owned()).into_io());
     }
-    let file = File::open(path)?;
-    let meta = file.metadata()?;
     Ok(Blob {
         body: Box::new(file),
         len: Some(meta.len()),
@@ -334,6 +339,9 @@ fn shown(url: &Url) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::process::Command;
+
     use tempfile::TempDir;
 
     use super::*;
@@ -442,5 +450,21 @@ mod tests {
             (blob.hint, &target[..]),
             (Some(Meta::Symlink), &b"/etc/passwd"[..])
         );
+    }
+
+    #[test]
+    fn what_is_no_file_is_corrupt_and_nobody_waits_for_it() {
+        let dir = TempDir::new().unwrap();
+        let store = Directory::at(dir.path().to_owned(), 0).unwrap();
+        fs::create_dir(dir.path().join("dir")).unwrap();
+        let made = Command::new("mkfifo").arg(dir.path().join("fifo")).status();
+        assert!(made.unwrap().success());
+        for name in ["dir", "fifo"] {
+            let error = store.get(name).err().unwrap();
+            assert!(
+                matches!(error, RemoteError::Corrupt(_)),
+                "{name}: {error:?}"
+            );
+        }
     }
 }

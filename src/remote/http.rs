@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use reqwest::header::{ACCEPT, IF_NONE_MATCH, RANGE};
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 
 use crate::object::{Blob, Payload};
@@ -212,7 +212,7 @@ impl Blobs for Http {
         match answer.status() {
             status if status::is_miss(status) => Ok(None),
             StatusCode::OK => {
-                let answer = not_html(answer)?;
+                let answer = as_stored(answer)?;
                 let hint = mode_hint(answer.headers());
                 Ok(Some(Blob {
                     len: answer.len(),
@@ -235,7 +235,7 @@ impl Blobs for Http {
             StatusCode::RANGE_NOT_SATISFIABLE => Ok(Some(Vec::new())),
             // 200: the server knows no ranges.
             StatusCode::PARTIAL_CONTENT | StatusCode::OK => {
-                first_bytes(not_html(answer)?.into_reader(), len).map(Some)
+                first_bytes(as_stored(answer)?.into_reader(), len).map(Some)
             }
             _ => Err(answer.into_error()),
         }
@@ -273,7 +273,7 @@ impl Blobs for Http {
     fn exists(&self, key: &str) -> Result<bool, RemoteError> {
         let answer = self.ask(Method::HEAD, key)?;
         match answer.status() {
-            StatusCode::OK => not_html(answer).map(|_| true),
+            StatusCode::OK => as_stored(answer).map(|_| true),
             status if status::is_miss(status) => Ok(false),
             _ => Err(answer.into_error()),
         }
@@ -308,15 +308,24 @@ fn base_of(url: &Url) -> Url {
     base
 }
 
-fn not_html(answer: Answer) -> Result<Answer, RemoteError> {
-    if answer.is_type(HTML) {
-        let text = format!(
-            "{}: answered with a web page, not an object",
+/// An answer with the bytes of an object, rather than a page or something that was compressed on the way
+/// (nobody asked for that, so nobody would undo it).
+fn as_stored(answer: Answer) -> Result<Answer, RemoteError> {
+    let corrupt = |what| {
+        Err(RemoteError::Corrupt(format!(
+            "{}: answered with {what}",
             answer.subject()
-        );
-        return Err(RemoteError::Corrupt(text));
+        )))
+    };
+    if answer.is_type(HTML) {
+        return corrupt("a web page, not an object");
     }
-    Ok(answer)
+    match answer.headers().get(CONTENT_ENCODING) {
+        Some(encoding) if encoding != "identity" => {
+            corrupt("other bytes than are stored (Content-Encoding)")
+        }
+        _ => Ok(answer),
+    }
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {

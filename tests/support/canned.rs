@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// A server on loopback that gives every connection one answer.
+/// A server on loopback that gives every connection its answer, the last one for ever.
 pub(crate) struct Canned {
     port: u16,
     asked: Arc<AtomicUsize>,
@@ -15,12 +15,17 @@ pub(crate) struct Canned {
 impl Canned {
     /// Answers every request with `answer` and closes the connection.
     pub(crate) fn closing(answer: impl Into<String>) -> Self {
-        Self::start(answer.into(), false)
+        Self::start(vec![answer.into()], false)
     }
 
     /// Answers every request with `answer` and then says nothing more, but stays.
     pub(crate) fn stalling(answer: impl Into<String>) -> Self {
-        Self::start(answer.into(), true)
+        Self::start(vec![answer.into()], true)
+    }
+
+    /// The same, but the first connection gets `first`, which closes it.
+    pub(crate) fn stalling_after(first: impl Into<String>) -> Self {
+        Self::start(vec![first.into(), String::new()], true)
     }
 
     pub(crate) fn url(&self) -> String {
@@ -33,7 +38,7 @@ impl Canned {
     }
 
     /// Its threads end with the test's process; a listener on loopback disturbs nobody.
-    fn start(answer: String, stalls: bool) -> Self {
+    fn start(answers: Vec<String>, stalls: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let asked = Arc::new(AtomicUsize::new(0));
@@ -41,9 +46,10 @@ impl Canned {
         thread::spawn(move || {
             let mut open = Vec::new();
             for connection in listener.incoming().flatten() {
-                count.fetch_add(1, Ordering::SeqCst);
-                let connection = serve(connection, &answer);
-                if stalls {
+                let nth = count.fetch_add(1, Ordering::SeqCst);
+                let answer = answers.get(nth).or(answers.last()).unwrap();
+                let connection = serve(connection, answer);
+                if stalls && !answer.contains("Connection: close") {
                     open.push(connection);
                 }
             }

@@ -20,6 +20,9 @@ pub(crate) const PASSWORD: &str = "s3cret-p%ss";
 /// The token of the server that asks for one.
 pub(crate) const TOKEN: &str = "t0ken-of-the-builder";
 
+/// Largest body that nginx takes.
+pub(crate) const BODY_MAX_MIB: usize = 16;
+
 /// A running server whose document root is [`Server::root`].
 pub(crate) struct Server {
     child: Option<Child>,
@@ -62,7 +65,7 @@ impl Server {
         self.dir.path().join("ca.pem")
     }
 
-    /// The lines of its access log.
+    /// The lines of its access log; the last word of nginx' is the number of the connection.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("access.log")).unwrap_or_default()
     }
@@ -112,7 +115,7 @@ impl Server {
             "daemon off; master_process off; pid {at}/pid; error_log {at}/error.log;
              events {{ }}
              http {{
-               access_log {at}/access.log; client_body_temp_path {at}/body; client_max_body_size 64m;
+               log_format test '$remote_user $request $status $connection'; access_log {at}/access.log test; client_body_temp_path {at}/body; client_max_body_size {BODY_MAX_MIB}m;
                proxy_temp_path {at}/p; fastcgi_temp_path {at}/f; uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;
                default_type application/octet-stream;
                server {{
