@@ -14,3 +14,6 @@ mod remote_contract;
 
 /// HTTP servers that lie, stall and break off.
 mod http_faults;
+
+/// README, man pages, `--help` and the program say the same.
+mod docs;
