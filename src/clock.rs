@@ -11,6 +11,8 @@ pub trait Clock: Send + Sync + Debug {
     fn now(&self) -> Duration;
     /// The wall clock, to compare with time stamps of files.
     fn wall(&self) -> SystemTime;
+    /// Waits.
+    fn sleep(&self, time: Duration);
 }
 
 /// The machine's clocks.
@@ -31,6 +33,10 @@ impl Clock for SystemClock {
 
     fn wall(&self) -> SystemTime {
         SystemTime::now()
+    }
+
+    fn sleep(&self, time: Duration) {
+        std::thread::sleep(time);
     }
 }
 
@@ -53,5 +59,10 @@ impl Clock for ManualClock {
 
     fn wall(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000) + self.now()
+    }
+
+    /// Nobody waits in a test: it moves the clock on.
+    fn sleep(&self, time: Duration) {
+        self.advance(time);
     }
 }

@@ -11,34 +11,25 @@
 //! dumb store of bytes by key) or [`Remote`] itself, add its scheme to [`open`], and run
 //! `tests/remote_contract.rs` over it.
 
-use std::fs::File;
-use std::io::Read;
+pub mod blob;
+pub mod breaker;
+pub mod file;
+pub mod memory;
+mod options;
+pub mod retry;
+#[cfg(test)]
+mod scripted;
+
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::object::ObjectError;
+use crate::remote::blob::BlobRemote;
 use crate::signature::{Meta, Signature};
 
-/// What a remote holds for one signature: what it is, how long, and its bytes.
-pub struct Object {
-    /// File with mode, or symlink.
-    pub meta: Meta,
-    /// Exact length of the content, when it is known before reading (headed objects always
-    /// know; a raw one without `Content-Length` does not).
-    pub len: Option<u64>,
-    /// The content. **It verifies itself**: whoever reads it to its end (`Ok(0)`) without an error has
-    /// read what was pushed under this signature: hash, length and signature are checked. Anything else
-    /// ends in an [`std::io::Error`] that wraps a [`RemoteError`] (see [`RemoteError::from_io`]).
-    pub content: Box<dyn Read + Send>,
-}
-
-/// The content of one upload: a file on disk, or bytes. It can be read again from the start.
-#[derive(Debug)]
-pub enum Content {
-    /// An open regular file with its length; read by position, never by its cursor.
-    File(File, u64),
-    /// Bytes in memory: a symlink's target.
-    Bytes(Vec<u8>),
-}
+pub use crate::object::{Content, Format, Key, KeyError, Object};
+pub use options::{Layout, RemoteOptions, Secret};
 
 /// What became of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,9 +87,12 @@ pub trait Remote: Send + Sync {
 /// Why a remote could not answer. Each says the operation, the subject (never a credential) and the cause.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RemoteError {
-    /// May work later: connection refused, timeout, 5xx, 429.
+    /// May work later: connection refused, timeout, 5xx.
     #[error("{0}")]
     Transient(String),
+    /// Works later, and the remote said when: 429 or 503 with `Retry-After`.
+    #[error("{0} (asks to wait {secs} s)", secs = .1.as_secs())]
+    Busy(String, Duration),
     /// The remote refuses us: 401, 403, EACCES. Retrying needs a change of credentials or rights.
     #[error("{0}")]
     Refused(String),
@@ -114,4 +108,162 @@ pub enum RemoteError {
     /// This remote has no such operation.
     #[error("{0}")]
     Unsupported(String),
+    /// The failure is ours: the content to upload could not be read or changed meanwhile, or the
+    /// spool directory is full. It says nothing about the remote.
+    #[error("{0}")]
+    Local(String),
+}
+
+impl RemoteError {
+    /// The error that an [`io::Error`] carries (the content of an [`Object`] ends in such), or else what
+    /// its kind means.
+    pub fn from_io(error: io::Error) -> Self {
+        let error = match error.downcast::<Self>() {
+            Ok(ours) => return ours,
+            Err(error) => error,
+        };
+        match error.downcast::<ObjectError>() {
+            Ok(error) => error.into(),
+            Err(error) => Self::from_kind(&error),
+        }
+    }
+
+    /// An [`io::Error`] that carries this one through a [`std::io::Read`].
+    pub fn into_io(self) -> io::Error {
+        let kind = match self {
+            Self::Transient(_) | Self::Busy(..) | Self::Local(_) => io::ErrorKind::Other,
+            Self::Refused(_) => io::ErrorKind::PermissionDenied,
+            Self::Corrupt(_) => io::ErrorKind::InvalidData,
+            Self::Full(_) => io::ErrorKind::StorageFull,
+            Self::Misconfigured(_) => io::ErrorKind::InvalidInput,
+            Self::Unsupported(_) => io::ErrorKind::Unsupported,
+        };
+        io::Error::new(kind, self)
+    }
+
+    /// The same error, said to have happened during `operation`.
+    #[must_use]
+    pub fn during(self, operation: &str) -> Self {
+        let say = |cause: String| format!("{operation}: {cause}");
+        match self {
+            Self::Transient(cause) => Self::Transient(say(cause)),
+            Self::Busy(cause, wait) => Self::Busy(say(cause), wait),
+            Self::Refused(cause) => Self::Refused(say(cause)),
+            Self::Corrupt(cause) => Self::Corrupt(say(cause)),
+            Self::Full(cause) => Self::Full(say(cause)),
+            Self::Misconfigured(cause) => Self::Misconfigured(say(cause)),
+            Self::Unsupported(cause) => Self::Unsupported(say(cause)),
+            Self::Local(cause) => Self::Local(say(cause)),
+        }
+    }
+
+    /// Whether the same call may work later without anybody changing anything.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Transient(_) | Self::Busy(..))
+    }
+
+    /// How long the remote asks to be left alone.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Busy(_, wait) => Some(*wait),
+            _ => None,
+        }
+    }
+
+    fn from_kind(error: &io::Error) -> Self {
+        use io::ErrorKind as Kind;
+        let cause = error.to_string();
+        match error.kind() {
+            Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge => Self::Full(cause),
+            Kind::PermissionDenied | Kind::ReadOnlyFilesystem => Self::Refused(cause),
+            _ => Self::Transient(cause),
+        }
+    }
+}
+
+impl From<ObjectError> for RemoteError {
+    fn from(error: ObjectError) -> Self {
+        match error {
+            ObjectError::Corrupt(what) => Self::Corrupt(what),
+            ObjectError::Changed | ObjectError::Local(_) => Self::Local(error.to_string()),
+            ObjectError::Store(cause) => Self::from_io(cause),
+        }
+    }
+}
+
+/// The remote that `url` names. **The only list of schemes.**
+pub fn open(url: &str, options: &RemoteOptions) -> Result<Arc<dyn Remote>, RemoteError> {
+    options.check()?;
+    let parsed = options::parse_url(url)?;
+    Ok(match parsed.scheme() {
+        "file" => Arc::new(BlobRemote::new(file::Directory::open(&parsed)?, options)),
+        other => return Err(options::unknown_scheme(url, other, &["file"])),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_survives_its_way_through_a_reader() {
+        let there_and_back = |error: RemoteError| RemoteError::from_io(error.into_io());
+        let busy = RemoteError::Busy("get: 503".to_owned(), Duration::from_secs(7));
+        assert_eq!(
+            there_and_back(busy).retry_after(),
+            Some(Duration::from_secs(7))
+        );
+        let corrupt = RemoteError::Corrupt("hash".to_owned());
+        assert!(matches!(there_and_back(corrupt), RemoteError::Corrupt(text) if text == "hash"));
+    }
+
+    #[test]
+    fn a_full_disk_and_a_forbidden_one_are_told_apart() {
+        let of = |errno| RemoteError::from_io(io::Error::from_raw_os_error(errno));
+        for errno in [libc::ENOSPC, libc::EDQUOT, libc::EFBIG] {
+            assert!(matches!(of(errno), RemoteError::Full(_)), "{errno}");
+        }
+        for errno in [libc::EACCES, libc::EPERM, libc::EROFS] {
+            assert!(matches!(of(errno), RemoteError::Refused(_)), "{errno}");
+        }
+        for errno in [libc::EIO, libc::ESTALE, libc::ETIMEDOUT, libc::ECONNRESET] {
+            assert!(of(errno).is_transient(), "{errno}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_url_says_what_would_be_right() {
+        let why = |url: &str| match open(url, &RemoteOptions::default()) {
+            Err(RemoteError::Misconfigured(text)) => text,
+            Err(other) => panic!("{url}: {other:?}"),
+            Ok(_) => panic!("{url}: opened"),
+        };
+        assert!(why("gopher://host/x").contains("file"));
+        for url in [
+            "",
+            "nonsense",
+            "/a/path",
+            "http://",
+            "file://relative/dir",
+            "file:x",
+            "https://h/?q",
+        ] {
+            assert!(why(url).starts_with("remote "), "{url}: {}", why(url));
+        }
+    }
+
+    #[test]
+    fn no_error_and_no_description_shows_a_credential() {
+        let credentials = ["user", "s3cret"];
+        let shown = |text: &str| credentials.iter().any(|word| text.contains(word));
+        for url in [
+            "gopher://user:s3cret@h/x",
+            "http://user:s3cret@",
+            "user:s3cret@h/p",
+            "file://user:s3cret@h/p",
+        ] {
+            let error = open(url, &RemoteOptions::default()).err().unwrap();
+            assert!(!shown(&format!("{error} {error:?}")), "{error}");
+        }
+    }
 }

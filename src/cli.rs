@@ -1,0 +1,195 @@
+//! The command line: definitions, one child module a command, and the only printing.
+//!
+//! `--help` and `--version` are answered before anything is read. A command succeeds in silence unless it was
+//! asked for something; what went wrong is one line on standard error that says what to do.
+//!
+//! To add a command: a child module with its `Args` and `run`, a variant of [`Command`], a line in [`run`].
+
+mod check;
+mod flush;
+mod mount;
+mod preflight;
+mod status;
+mod umount;
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::places;
+use crate::config::{Host, Secret};
+use crate::control::mounts::{MountTable, Mounted};
+use crate::logging::Audience;
+use crate::sys;
+
+const EXIT_STATUS: &str = "\
+Exit status:
+   0  done
+   1  failed; for flush: something is not on the remote yet
+   2  the command line is wrong; for flush: the mount could not be asked
+  32  could not be mounted or unmounted";
+
+/// A remote build cache as a SCons CacheDir.
+#[derive(Parser)]
+#[command(name = "cachedirfs", version, after_help = EXIT_STATUS, max_term_width = 100)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Mount(mount::Args),
+    Umount(umount::Args),
+    Status(status::Args),
+    Flush(flush::Args),
+    Check(check::Args),
+}
+
+/// How a command ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exit {
+    Done = 0,
+    Failed = 1,
+    Usage = 2,
+    Mount = 32,
+}
+
+/// Why a command ends otherwise than it should.
+#[derive(Debug)]
+struct Failure {
+    exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    fn new(exit: Exit, message: impl Display) -> Self {
+        Self {
+            exit,
+            message: message.to_string(),
+        }
+    }
+}
+
+/// Runs the command that this process was started with.
+pub fn run() -> ExitCode {
+    let args = Args::parse();
+    let env = Env::read();
+    let end = match args.command {
+        Command::Mount(args) => mount::run(&args, &env),
+        Command::Umount(args) => umount::run(&args, &env),
+        Command::Status(args) => status::run(&args, &env),
+        Command::Flush(args) => flush::run(&args, &env),
+        Command::Check(args) => check::run(&args, &env),
+    };
+    let exit = end.unwrap_or_else(|failure| {
+        complain(&failure.message);
+        failure.exit
+    });
+    ExitCode::from(exit as u8)
+}
+
+/// What we take from the environment, all of it.
+struct Env {
+    host: Host,
+    notify_socket: Option<OsString>,
+    journal_stream: Option<OsString>,
+    path: Option<OsString>,
+}
+
+impl Env {
+    fn read() -> Self {
+        let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let dir = |name: &str| std::env::var_os(name).map(PathBuf::from);
+        let host = Host {
+            uid: sys::effective_uid(),
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            cwd: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+            home: dir("HOME"),
+            cache_home: dir("XDG_CACHE_HOME"),
+            runtime_dir: dir("XDG_RUNTIME_DIR"),
+            bearer: text("CACHEDIRFS_BEARER_TOKEN").map(Secret::new),
+            log_filter: text("CACHEDIRFS_LOG").or_else(|| text("RUST_LOG")),
+            user_id: sys::user_id,
+            group_id: sys::group_id,
+            disk_size,
+        };
+        Self {
+            host,
+            notify_socket: std::env::var_os("NOTIFY_SOCKET"),
+            journal_stream: std::env::var_os("JOURNAL_STREAM"),
+            path: std::env::var_os("PATH"),
+        }
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        places::run_dir(&self.host)
+    }
+
+    /// Who reads standard error. It is the journal if it is the stream that systemd says it made.
+    fn audience(&self) -> Audience {
+        let stderr = std::fs::metadata("/proc/self/fd/2");
+        let stream = stderr.map(|meta| format!("{}:{}", meta.dev(), meta.ino()));
+        match (stream, &self.journal_stream) {
+            (Ok(stream), Some(journal)) if *journal == *stream => Audience::Journal,
+            _ => Audience::Stderr,
+        }
+    }
+}
+
+/// The size of the file system that holds `path`, or would hold it.
+fn disk_size(path: &Path) -> Option<u64> {
+    let existing = path.ancestors().find(|dir| dir.exists())?;
+    sys::file_system_size(existing).ok()
+}
+
+/// Prints what was asked for. A reader that has had enough is no error.
+fn say(text: impl Display) {
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
+/// Prints what somebody has to know.
+fn complain(text: impl Display) {
+    let _ = writeln!(io::stderr(), "cachedirfs: {text}");
+}
+
+/// `path` as the mount table has it: absolute and without symbolic links, also when a dead mount is at its end.
+fn real_path(path: &Path, cwd: &Path) -> PathBuf {
+    let path: PathBuf = cwd.join(path).components().collect();
+    if let Ok(real) = path.canonicalize() {
+        return real;
+    }
+    match (path.parent().map(Path::canonicalize), path.file_name()) {
+        (Some(Ok(parent)), Some(name)) => parent.join(name),
+        _ => path,
+    }
+}
+
+/// Our mount at `mountpoint`, or what is there instead.
+fn our_mount(mountpoint: &Path) -> Result<Mounted, String> {
+    let table = MountTable::read().map_err(|err| format!("cannot read the mount table: {err}"))?;
+    match table.at(mountpoint) {
+        Some(mounted) if mounted.is_ours() => Ok(mounted.clone()),
+        Some(other) => Err(format!(
+            "a {} is mounted there, not a cachedirfs",
+            other.fs_type
+        )),
+        None => Err("nothing is mounted there".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_hold_together() {
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,90 @@
+//! `cachedirfs mount`: checks what can be checked, then goes into the background and waits until the mount answers.
+
+use std::path::PathBuf;
+
+use crate::clock::SystemClock;
+use crate::config::{Config, options};
+use crate::daemon::{self, Side, Supervisor};
+use crate::logging::{self, Audience};
+
+use super::{Env, Exit, Failure, complain, preflight, real_path};
+
+/// Mount a remote cache on a directory
+///
+/// Returns when the mount answers, or with the reason why it does not.
+#[derive(clap::Args)]
+#[command(after_help = options::help())]
+pub(super) struct Args {
+    /// URL of the remote: file:///DIR or http[s]://HOST/PATH
+    remote: String,
+    /// An existing directory
+    mountpoint: PathBuf,
+    /// Options, as below
+    #[arg(short, value_name = "OPTION,...")]
+    options: Vec<String>,
+    /// Stay in the foreground and log to standard error
+    #[arg(short, long)]
+    foreground: bool,
+}
+
+pub(super) fn run(args: &Args, env: &Env) -> Result<Exit, Failure> {
+    let mountpoint = real_path(&args.mountpoint, &env.host.cwd);
+    let config = Config::new(&args.remote, &mountpoint, &args.options, &env.host)
+        .map_err(|err| Failure::new(Exit::Usage, err))?;
+    let warnings =
+        preflight::check(&config, env.path.as_deref()).map_err(|why| cannot(&config, why))?;
+    warnings.iter().for_each(complain);
+    if args.foreground {
+        foreground(config, env)
+    } else {
+        background(config)
+    }
+}
+
+fn cannot(config: &Config, why: impl std::fmt::Display) -> Failure {
+    Failure::new(
+        Exit::Mount,
+        format!("cannot mount {}: {why}", config.mountpoint.display()),
+    )
+}
+
+fn foreground(config: Config, env: &Env) -> Result<Exit, Failure> {
+    logging::start(&config.log, env.audience()).map_err(|err| cannot(&config, err))?;
+    let supervisor = Supervisor::new(env.notify_socket.clone());
+    let shown = config.clone();
+    let served = daemon::serve(config, SystemClock::shared(), &supervisor, || Ok(()));
+    served.map_err(|err| cannot(&shown, err))?;
+    Ok(Exit::Done)
+}
+
+fn background(config: Config) -> Result<Exit, Failure> {
+    let side = daemon::split()
+        .map_err(|err| cannot(&config, format!("cannot go into the background: {err}")))?;
+    match side {
+        Side::Starter(starter) => starter.wait().map_err(|why| cannot(&config, why))?,
+        Side::Daemon(messenger) => return Ok(serve_in_background(config, messenger)),
+    }
+    Ok(Exit::Done)
+}
+
+/// The daemon's side. Until it is ready its news go to the starter, who prints them; then they go to the log.
+fn serve_in_background(config: Config, messenger: daemon::Messenger) -> Exit {
+    if let Err(err) = logging::start(&config.log, Audience::Syslog) {
+        messenger.failed(&err.to_string());
+        return Exit::Mount;
+    }
+    let mut messenger = Some(messenger);
+    let ready = || messenger.take().map_or(Ok(()), daemon::Messenger::ready);
+    let served = daemon::serve(config, SystemClock::shared(), &Supervisor::default(), ready);
+    match (served, messenger) {
+        (Ok(_), _) => Exit::Done,
+        (Err(err), Some(messenger)) => {
+            messenger.failed(&err.to_string());
+            Exit::Mount
+        }
+        (Err(err), None) => {
+            log::error!("{err}");
+            Exit::Mount
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! `cachedirfs status`: how one mount is doing, or all of them.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::control::Status;
+use crate::control::client::{Client, ClientError};
+use crate::control::mounts::{MountTable, Mounted};
+
+use super::{Env, Exit, Failure, complain, real_path, say};
+
+/// Show how mounts are doing
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// A mountpoint, or any path in a mount; all mounts when left out
+    path: Option<PathBuf>,
+    /// As JSON: one object for a path, a list for all mounts
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args, env: &Env) -> Result<Exit, Failure> {
+    let table = MountTable::read()
+        .map_err(|err| Failure::new(Exit::Failed, format!("cannot read the mount table: {err}")))?;
+    match &args.path {
+        Some(path) => one(&table, &real_path(path, &env.host.cwd), args.json, env),
+        None => all(&table, args.json, env),
+    }
+}
+
+fn one(table: &MountTable, path: &Path, json: bool, env: &Env) -> Result<Exit, Failure> {
+    let Some(mounted) = table.containing(path).filter(|m| m.is_ours()) else {
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("{}: no cachedirfs is mounted there", path.display()),
+        ));
+    };
+    let status =
+        ask(mounted, env).map_err(|err| Failure::new(Exit::Failed, trouble(mounted, &err)))?;
+    show(&status, json);
+    Ok(Exit::Done)
+}
+
+/// Shows all that answer, and complains about the rest.
+fn all(table: &MountTable, json: bool, env: &Env) -> Result<Exit, Failure> {
+    let mut exit = Exit::Done;
+    let mut found = Vec::new();
+    for mounted in table.ours() {
+        match ask(mounted, env) {
+            Ok(status) => found.push(status),
+            Err(err) => {
+                complain(trouble(mounted, &err));
+                exit = Exit::Failed;
+            }
+        }
+    }
+    if json {
+        show_json(&found);
+    } else {
+        found.iter().for_each(say);
+    }
+    Ok(exit)
+}
+
+fn ask(mounted: &Mounted, env: &Env) -> Result<Status, ClientError> {
+    Client::connect(mounted, &env.run_dir())?.status()
+}
+
+fn trouble(mounted: &Mounted, err: &ClientError) -> String {
+    let mountpoint = mounted.mountpoint.display();
+    match err {
+        ClientError::Unreachable(_) => {
+            format!(
+                "{mountpoint}: {err}; if it is dead, mount {} there again or: cachedirfs umount {mountpoint}",
+                mounted.source
+            )
+        }
+        _ => format!("{mountpoint}: {err}"),
+    }
+}
+
+fn show(status: &Status, json: bool) {
+    if json {
+        show_json(status);
+    } else {
+        say(status.to_string().trim_end());
+    }
+}
+
+fn show_json(value: &impl Serialize) {
+    say(serde_json::to_string_pretty(value).expect("a status has string keys only"));
+}

@@ -1,0 +1,357 @@
+//! The table of `-o` options, and the reading of a list of them.
+//!
+//! A list is comma-separated; `\,` stands for a comma in a value and `\\` for a backslash, any other backslash is
+//! itself. A switch is written `name`, `noname` or `name=on|off`.
+
+use std::str::FromStr;
+
+use super::values::{amount, duration, mask, some_amount, some_duration, switch, threads};
+use super::{ConfigError, Draft, Push};
+
+/// One option: what `--help` and the man page say of it, and what it does.
+pub struct OptionSpec {
+    /// Its name.
+    pub name: &'static str,
+    /// What stands after the `=`; `None` for a switch.
+    pub value: Option<&'static str>,
+    /// The default, for people.
+    pub default: &'static str,
+    /// One line for people.
+    pub help: &'static str,
+    set: fn(&mut Draft, &str) -> Result<(), String>,
+}
+
+/// An option with a value.
+macro_rules! valued {
+    ($name:literal, $value:literal, $default:literal, $help:literal, $parse:expr => $($field:ident).+) => {
+        OptionSpec {
+            name: $name,
+            value: Some($value),
+            default: $default,
+            help: $help,
+            set: |draft, text| {
+                draft.$($field).+ = Some($parse(text)?);
+                Ok(())
+            },
+        }
+    };
+}
+
+/// An option that is on or off.
+macro_rules! switched {
+    ($name:literal, $default:literal, $help:literal, $($field:ident).+) => {
+        OptionSpec {
+            name: $name,
+            value: None,
+            default: $default,
+            help: $help,
+            set: |draft, text| {
+                draft.$($field).+ = Some(switch(text)?);
+                Ok(())
+            },
+        }
+    };
+}
+
+/// Every option of our own, in the order in which they are explained.
+pub static OPTIONS: &[OptionSpec] = &[
+    valued!("backing", "DIR", "/var/cache/cachedirfs/…, for users ~/.cache/cachedirfs/…",
+        "directory that holds the entries; an existing CacheDir is taken over as it is", some_text => backing),
+    valued!("size", "SIZE", "20G, at most half of the file system",
+        "limit of the backing directory (K, M, G, T, or % of its file system)", some_amount => size),
+    valued!("min_free", "SIZE", "1G, at most 5% of the file system",
+        "space to leave free on the file system of the backing directory", amount => min_free),
+    switched!(
+        "ro",
+        "off",
+        "never write the remote; the mount itself stays writable, as SCons needs it to be",
+        ro
+    ),
+    valued!("push", "on|off|sync", "on",
+        "upload in the background, not at all, or before the rename returns", push => push),
+    valued!("negative_ttl", "TIME", "10s",
+        "how long an absent entry stays absent without asking again", duration => negative_ttl),
+    valued!("lookup_timeout", "TIME", "3s",
+        "latest first byte of a lookup; what is later is a miss", some_duration => lookup_timeout),
+    valued!("connect_timeout", "TIME", "by remote",
+        "latest moment for a connection to stand", some_duration => remote.connect_timeout),
+    valued!("stall_timeout", "TIME", "by remote",
+        "longest silence in the middle of a transfer", some_duration => remote.stall_timeout),
+    valued!("request_timeout", "TIME", "by remote",
+        "latest end of a request that carries no content", some_duration => remote.request_timeout),
+    valued!("drain_timeout", "TIME", "60s",
+        "how long an unmount waits for uploads; the rest goes with the next mount", duration => drain_timeout),
+    valued!("fetch_threads", "N", "16", "fetches at one time", threads => fetch_threads),
+    valued!("upload_threads", "N", "8", "uploads at one time", threads => upload_threads),
+    valued!("event_threads", "N", "twice the processors, 4 to 16", "event loops", threads => event_threads),
+    OptionSpec {
+        name: "layout",
+        value: Some("XX/SIG|xx/SIG|flat|bazel"),
+        default: "XX/SIG",
+        help: "how the remote's keys are made of signatures",
+        set: |draft, text| set_parsed(&mut draft.remote.layout, text),
+    },
+    OptionSpec {
+        name: "format",
+        value: Some("zstd|raw"),
+        default: "zstd",
+        help: "how objects are written: compressed and verified, or as plain files",
+        set: |draft, text| set_parsed(&mut draft.remote.format, text),
+    },
+    valued!("level", "N", "by format", "zstd level of compression, -7 to 19", level => remote.level),
+    valued!("key_file", "FILE", "none",
+        "key: objects not written by a holder of it are misses", some_text => remote.key_file),
+    valued!("bearer_file", "FILE", "$CACHEDIRFS_BEARER_TOKEN",
+        "bearer token for the remote", some_text => remote.bearer_file),
+    valued!("basic_file", "FILE", "none", "user:password for the remote", some_text => remote.basic_file),
+    valued!("netrc_file", "FILE", "none",
+        "logins by host, in the form of netrc", some_text => remote.netrc_file),
+    valued!("ca_file", "FILE", "the system's",
+        "certificates (PEM) to trust", some_text => remote.ca_file),
+    switched!(
+        "allow_other",
+        "on for root, else off",
+        "let other users use the mount",
+        allow_other
+    ),
+    switched!(
+        "default_permissions",
+        "on",
+        "let the kernel check permissions",
+        default_permissions
+    ),
+    valued!("uid", "USER", "as on disk", "show everything as owned by this user", some_text => uid),
+    valued!("gid", "GROUP", "as on disk", "show everything as of this group", some_text => gid),
+    valued!("umask", "OCTAL", "as on disk", "take these permission bits away", mask => umask),
+    switched!(
+        "passthrough",
+        "on, where the kernel and our rights allow it",
+        "let the kernel read and write backing files itself",
+        passthrough
+    ),
+    valued!("log_level", "LEVEL", "$CACHEDIRFS_LOG, $RUST_LOG, info",
+        "off, error, warn, info, debug or trace", level_filter => log.level),
+    valued!("log_file", "FILE", "syslog, in the foreground standard error",
+        "append the log to a file", some_text => log.file),
+    valued!("fsname", "NAME", "the remote without credentials",
+        "source shown in the mount table", some_text => fsname),
+];
+
+type SetFlag = fn(&mut Draft);
+
+/// Options of mount(8) that a file system is handed and that change something here.
+static KERNEL: &[(&str, SetFlag)] = &[
+    ("rw", |d| d.ro = Some(false)),
+    ("suid", |d| d.kernel.nosuid = false),
+    ("nosuid", |d| d.kernel.nosuid = true),
+    ("dev", |d| d.kernel.nodev = false),
+    ("nodev", |d| d.kernel.nodev = true),
+    ("exec", |d| d.kernel.noexec = false),
+    ("noexec", |d| d.kernel.noexec = true),
+    ("noatime", |d| d.kernel.noatime = true),
+    ("atime", |d| d.kernel.noatime = false),
+];
+
+/// Options of mount(8) that mean nothing to us, or that mount(8) itself has acted on.
+static ACCEPTED: &[&str] = &[
+    "defaults",
+    "_netdev",
+    "nofail",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "nostrictatime",
+    "diratime",
+    "nodiratime",
+    "lazytime",
+    "nolazytime",
+    "sync",
+    "async",
+    "dirsync",
+    "silent",
+    "loud",
+    "iversion",
+    "noiversion",
+    "mand",
+    "nomand",
+];
+
+/// Applies a comma-separated list of options.
+pub(super) fn apply(list: &str, draft: &mut Draft) -> Result<(), ConfigError> {
+    split(list)
+        .iter()
+        .filter(|option| !option.is_empty())
+        .try_for_each(|option| apply_one(option, draft))
+}
+
+fn apply_one(option: &str, draft: &mut Draft) -> Result<(), ConfigError> {
+    let (name, value) = match option.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (option, None),
+    };
+    if value.is_none()
+        && let Some((_, set)) = KERNEL.iter().find(|(known, _)| *known == name)
+    {
+        set(draft);
+        return Ok(());
+    }
+    if is_accepted(name) {
+        return Ok(());
+    }
+    let (spec, value) = find(name, value)?;
+    (spec.set)(draft, value).map_err(|why| wrong(name, why))
+}
+
+fn is_accepted(name: &str) -> bool {
+    ACCEPTED.contains(&name)
+        || name.starts_with("x-")
+        || name.starts_with("X-")
+        || name == "comment"
+}
+
+/// The option that `name` means, and its value in full.
+fn find<'a>(
+    name: &str,
+    value: Option<&'a str>,
+) -> Result<(&'static OptionSpec, &'a str), ConfigError> {
+    let by_name = |wanted: &str| OPTIONS.iter().find(|spec| spec.name == wanted);
+    let negated = || {
+        name.strip_prefix("no")
+            .and_then(by_name)
+            .filter(|spec| spec.value.is_none())
+    };
+    match (by_name(name), value) {
+        (Some(spec), Some(value)) => Ok((spec, value)),
+        (Some(spec), None) => match spec.value {
+            None => Ok((spec, "on")),
+            Some(placeholder) => Err(wrong(name, format!("needs a value: {name}={placeholder}"))),
+        },
+        (None, None) if let Some(spec) = negated() => Ok((spec, "off")),
+        (None, _) => Err(ConfigError::Unknown {
+            name: name.to_owned(),
+            suggestion: closest(name),
+        }),
+    }
+}
+
+fn wrong(name: &str, why: String) -> ConfigError {
+    ConfigError::Value {
+        name: name.to_owned(),
+        why,
+    }
+}
+
+/// Splits a list at its commas and takes the escapes out.
+pub(super) fn split(list: &str) -> Vec<String> {
+    let mut options = vec![String::new()];
+    let mut chars = list.chars().peekable();
+    while let Some(c) = chars.next() {
+        let escaped = if c == '\\' {
+            chars.next_if(|next| matches!(next, ',' | '\\'))
+        } else {
+            None
+        };
+        match (c, escaped) {
+            (',', _) => options.push(String::new()),
+            _ => options
+                .last_mut()
+                .expect("never empty")
+                .push(escaped.unwrap_or(c)),
+        }
+    }
+    options
+}
+
+/// The known name that needs the fewest edits to become, if it is close enough to have been meant.
+fn closest(typed: &str) -> Option<&'static str> {
+    /// More edits than this, or than half of the name, and it was something else.
+    const MOST_EDITS: usize = 3;
+    /// Longer input is no misspelling, and not worth the work.
+    const LONGEST: usize = 64;
+    if typed.len() > LONGEST {
+        return None;
+    }
+    let typed = typed.to_ascii_lowercase().replace('-', "_");
+    let names = OPTIONS.iter().map(|spec| spec.name);
+    let names = names
+        .chain(KERNEL.iter().map(|(name, _)| *name))
+        .chain(ACCEPTED.iter().copied());
+    let (edits, name) = names
+        .map(|name| (edits(&typed, name), name))
+        .min_by_key(|(edits, _)| *edits)?;
+    (edits <= MOST_EDITS && edits * 2 <= name.len()).then_some(name)
+}
+
+/// Levenshtein's distance.
+fn edits(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// The table for `--help`.
+pub fn help() -> String {
+    let mut text = String::from("Options for -o:\n");
+    for spec in OPTIONS {
+        let head = match spec.value {
+            Some(value) => format!("{}={value}", spec.name),
+            None => format!("[no]{}", spec.name),
+        };
+        text += &format!(
+            "  {head}\n          {} [default: {}]\n",
+            spec.help, spec.default
+        );
+    }
+    text += "\nThe options of mount(8) that every file system takes (rw, nosuid, nodev, noexec, noatime, _netdev, nofail, \
+             user, x-…) are taken too.\nA comma in a value is written \\, and of an option given twice the last counts.";
+    text
+}
+
+fn set_parsed<T: FromStr>(field: &mut T, text: &str) -> Result<(), String>
+where
+    T::Err: ToString,
+{
+    *field = text.parse().map_err(|err: T::Err| err.to_string())?;
+    Ok(())
+}
+
+fn some_text<T: From<String>>(text: &str) -> Result<T, String> {
+    if text.is_empty() || text.contains('\0') {
+        return Err("is empty".into());
+    }
+    Ok(text.to_owned().into())
+}
+
+fn push(text: &str) -> Result<Push, String> {
+    match text {
+        "on" => Ok(Push::On),
+        "off" => Ok(Push::Off),
+        "sync" => Ok(Push::Sync),
+        _ => Err("expected on, off or sync".into()),
+    }
+}
+
+fn level(text: &str) -> Result<i32, String> {
+    let level = text.parse().ok().filter(|level| (-7..=19).contains(level));
+    level.ok_or_else(|| "expected a number from -7 (fastest) to 19 (smallest)".into())
+}
+
+fn level_filter(text: &str) -> Result<log::LevelFilter, String> {
+    text.parse()
+        .map_err(|_| "expected off, error, warn, info, debug or trace".into())
+}

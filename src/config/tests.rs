@@ -1,0 +1,248 @@
+use super::*;
+use proptest::prelude::*;
+
+fn host() -> Host {
+    Host {
+        uid: 0,
+        cpus: 2,
+        cwd: "/work".into(),
+        home: Some("/home/me".into()),
+        cache_home: None,
+        runtime_dir: None,
+        bearer: None,
+        log_filter: None,
+        user_id: |name| (name == "build").then_some(501),
+        group_id: |name| (name == "ci").then_some(502),
+        disk_size: |_| Some(1000 * GIB),
+    }
+}
+
+fn user() -> Host {
+    Host {
+        uid: 1000,
+        ..host()
+    }
+}
+
+fn config(options: &str) -> Result<Config, ConfigError> {
+    Config::new(
+        "https://host/c",
+        Path::new("mnt"),
+        &[options.to_owned()],
+        &host(),
+    )
+}
+
+fn error(options: &str) -> String {
+    config(options).unwrap_err().to_string()
+}
+
+#[test]
+fn without_options_every_default_is_there() {
+    let config = config("").unwrap();
+    assert_eq!((config.size, config.min_free), (20 * GIB, GIB));
+    assert_eq!(config.mountpoint, Path::new("/work/mnt"));
+    assert!(
+        config.backing.starts_with("/var/cache/cachedirfs"),
+        "{:?}",
+        config.backing
+    );
+    assert_eq!(config.run_dir, Path::new("/run/cachedirfs"));
+    assert_eq!(
+        (
+            config.fetch_threads,
+            config.upload_threads,
+            config.event_threads
+        ),
+        (16, 8, 4)
+    );
+    assert!(config.allow_other && config.default_permissions && config.passthrough && !config.ro);
+    assert_eq!(config.fsname, "https://host/c");
+    assert_eq!(config.push, Push::On);
+}
+
+#[test]
+fn a_user_keeps_the_cache_at_home_and_the_mount_private() {
+    let mut user = user();
+    let config = |user: &Host| Config::new("file:///r", Path::new("/m"), &[], user);
+    let at_home = config(&user).unwrap();
+    assert!(at_home.backing.starts_with("/home/me/.cache/cachedirfs"));
+    assert!(!at_home.allow_other && at_home.default_permissions);
+    assert_eq!(at_home.run_dir, Path::new("/tmp/cachedirfs-1000"));
+
+    user.cache_home = Some("/scratch".into());
+    user.runtime_dir = Some("/run/user/1000".into());
+    let elsewhere = config(&user).unwrap();
+    assert!(elsewhere.backing.starts_with("/scratch/cachedirfs"));
+    assert_eq!(elsewhere.run_dir, Path::new("/run/user/1000/cachedirfs"));
+
+    user.cache_home = Some("not/absolute".into());
+    user.home = None;
+    assert_eq!(config(&user).unwrap_err(), ConfigError::NoBacking);
+}
+
+#[test]
+fn the_default_limits_leave_most_of_a_small_disk_alone() {
+    let small = Host {
+        disk_size: |_| Some(100 << 20),
+        ..host()
+    };
+    let config = Config::new("file:///r", Path::new("/m"), &[], &small).unwrap();
+    assert_eq!(config.size >> 20, 50);
+    assert_eq!(config.min_free >> 20, 5);
+    let unknown = Host {
+        disk_size: |_| None,
+        ..host()
+    };
+    let config = Config::new("file:///r", Path::new("/m"), &[], &unknown).unwrap();
+    assert_eq!((config.size, config.min_free), (20 * GIB, GIB));
+}
+
+#[test]
+fn every_option_is_taken_to_heart() {
+    let config = config(
+        "backing=/b,size=10%,min_free=0,push=sync,negative_ttl=0,lookup_timeout=500ms,connect_timeout=1,\
+         stall_timeout=2s,request_timeout=3s,drain_timeout=2m,fetch_threads=3,upload_threads=4,event_threads=5,\
+         layout=xx/SIG,format=raw,level=9,key_file=k,bearer_file=b,basic_file=u,netrc_file=n,ca_file=c,\
+         noallow_other,default_permissions=off,uid=build,gid=ci,umask=027,nopassthrough,log_level=debug,\
+         log_file=l,fsname=cache,suid,dev,noexec,noatime",
+    )
+    .unwrap();
+    assert_eq!(config.backing, Path::new("/b"));
+    assert_eq!((config.size, config.min_free), (100 * GIB, 0));
+    assert_eq!(config.push, Push::Sync);
+    assert_eq!(config.lookup_timeout, Duration::from_millis(500));
+    assert_eq!(config.remote_options.layout, Layout::Lower);
+    assert_eq!(config.remote_options.format, Format::Raw);
+    assert_eq!(
+        config.remote_options.key_file.as_deref(),
+        Some(Path::new("/work/k"))
+    );
+    assert_eq!(
+        (config.uid, config.gid, config.umask),
+        (Some(501), Some(502), Some(0o27))
+    );
+    assert!(!config.allow_other && !config.default_permissions && !config.passthrough);
+    assert_eq!(config.log.file.as_deref(), Some(Path::new("/work/l")));
+    assert_eq!(config.fsname, "cache");
+    assert_eq!(
+        config.kernel,
+        KernelFlags {
+            nosuid: false,
+            nodev: false,
+            noexec: true,
+            noatime: true
+        }
+    );
+}
+
+#[test]
+fn what_fstab_holds_for_any_file_system_is_accepted() {
+    let usual = "defaults,rw,nosuid,nodev,relatime,_netdev,nofail,noauto,user,x-systemd.automount,\
+                 x-systemd.idle-timeout=60,comment=made by hand,,async";
+    assert!(config(usual).is_ok());
+}
+
+#[test]
+fn an_unknown_option_is_named_and_the_closest_known_one_suggested() {
+    assert_eq!(
+        error("negative-ttl=3"),
+        "unknown option `negative-ttl`; did you mean `negative_ttl`?"
+    );
+    assert_eq!(
+        error("sise=3G"),
+        "unknown option `sise`; did you mean `size`?"
+    );
+    assert_eq!(
+        error("allow_others"),
+        "unknown option `allow_others`; did you mean `allow_other`?"
+    );
+    assert_eq!(error("frobnicate"), "unknown option `frobnicate`");
+    assert_eq!(
+        error("nobacking"),
+        "unknown option `nobacking`; did you mean `backing`?"
+    );
+}
+
+#[test]
+fn a_wrong_value_says_which_would_be_right() {
+    assert_eq!(
+        error("size=big"),
+        "option `size`: expected an amount such as 20G, 500MiB or 10%"
+    );
+    assert_eq!(error("size"), "option `size`: needs a value: size=SIZE");
+    assert_eq!(
+        error("push=maybe"),
+        "option `push`: expected on, off or sync"
+    );
+    assert_eq!(
+        error("uid=nobody-here"),
+        "option `uid`: nobody here is called `nobody-here`; expected a number or a name"
+    );
+    assert!(error("layout=round").contains("XX/SIG"));
+}
+
+#[test]
+fn the_last_of_two_counts_and_ro_never_pushes() {
+    assert!(!config("ro,rw").unwrap().ro);
+    assert_eq!(config("push=sync,ro").unwrap().push, Push::Off);
+    let twice = Config::new(
+        "file:///r",
+        Path::new("/m"),
+        &["size=1G".into(), "size=2G".into()],
+        &host(),
+    );
+    assert_eq!(twice.unwrap().size, 2 * GIB);
+}
+
+#[test]
+fn neither_debug_nor_the_mount_table_shows_a_secret() {
+    let host = Host {
+        bearer: Some(Secret::new("tok3n".into())),
+        ..host()
+    };
+    let config = Config::new("https://s3cret@h/p?sig=s3cret", Path::new("/m"), &[], &host).unwrap();
+    let shown = format!(
+        "{config:?} {host:?} {} {}",
+        config.fsname,
+        config.remote_shown()
+    );
+    assert!(
+        !shown.contains("tok3n") && !shown.contains("s3cret"),
+        "{shown}"
+    );
+    assert_eq!(config.remote.as_given(), "https://s3cret@h/p?sig=s3cret");
+    assert_eq!(config.remote_options.bearer.unwrap().expose(), "tok3n");
+}
+
+#[test]
+fn help_lists_every_option_once() {
+    let help = options::help();
+    for spec in options::OPTIONS {
+        let head = spec.value.map_or(format!("  [no]{}\n", spec.name), |v| {
+            format!("  {}={v}\n", spec.name)
+        });
+        assert_eq!(help.matches(&head).count(), 1, "{head}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_option_list_parses_without_a_panic(remote in ".*", options in ".*", tail in "(backing|size|uid|push|level|umask|negative_ttl)=[ -~]{0,12}") {
+        let _ = Config::new(&remote, Path::new("/m"), &[options, tail], &host());
+    }
+
+    #[test]
+    fn any_url_is_shown_without_what_stands_before_the_at(user in "[a-z]{3,9}", password in "[!-~]{4,12}") {
+        let url = format!("https://{user}:zz{password}@host/p");
+        if let Err(err) = Config::new(&url, Path::new("/m"), &[], &host()) {
+            prop_assert!(!err.to_string().contains(&format!("zz{password}")), "{}", err);
+        }
+    }
+
+    #[test]
+    fn commas_and_backslashes_in_values_come_through(names in prop::collection::vec("[ -~]{1,12}", 1..5)) {
+        let escaped: Vec<_> = names.iter().map(|n| n.replace('\\', "\\\\").replace(',', "\\,")).collect();
+        prop_assert_eq!(options::split(&escaped.join(",")), names);
+    }
+}

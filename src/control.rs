@@ -1,0 +1,137 @@
+//! The control socket of a mount: `status`, `flush` and `stop`, from outside.
+//!
+//! A mount listens on `RUNDIR/MAJOR:MINOR.sock`, where `MAJOR:MINOR` is the device number that the kernel gave the mount. So it is
+//! found from the mount table alone, also when the mount itself no longer answers. A connection carries one
+//! request and one answer, each a line of JSON.
+//!
+//! Everybody who can reach the socket may ask for the status; only root and the owner of the mount may
+//! ask for more. This module does not know what a mount is made of: it talks to a [`Controlled`].
+
+pub mod client;
+mod human;
+pub mod mounts;
+pub mod server;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::stats::Snapshot;
+
+/// Longest request or answer. Ours take well under a tenth; what is longer is no friend's.
+pub const MAX_LINE: usize = 64 * 1024;
+
+/// What the control socket can ask of a mount. Each call returns at once: nothing here waits for a remote.
+pub trait Controlled: Send + Sync {
+    /// How it is doing.
+    fn status(&self) -> Status;
+
+    /// Marks this moment in the order of pushes, for [`Controlled::pending_before`].
+    fn mark(&self) -> u64;
+
+    /// How many of the objects that were pushed before `mark` was taken are not on the remote yet.
+    fn pending_before(&self, mark: u64) -> u64;
+
+    /// From now on an unmount waits this long for uploads, instead of what was configured.
+    fn set_drain_timeout(&self, timeout: Duration);
+
+    /// Asks it to unmount and stop.
+    fn stop(&self);
+}
+
+/// How a mount is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// The remote, without credentials.
+    pub remote: String,
+    /// Where it is mounted.
+    pub mountpoint: String,
+    /// The backing directory.
+    pub backing: String,
+    /// How long it has been up.
+    pub uptime_seconds: u64,
+    /// Never writes the remote.
+    pub read_only: bool,
+    /// `on`, `off` or `sync`.
+    pub push: String,
+    /// Whether the kernel reads and writes backing files itself.
+    pub passthrough: bool,
+    /// Why it does not.
+    pub passthrough_off_because: Option<String>,
+    /// What happened since the mount.
+    pub counters: Snapshot,
+    /// What is not on the remote yet.
+    pub pending: Pending,
+    /// Entries on disk.
+    pub entries: u64,
+    /// Their bytes.
+    pub bytes_used: u64,
+    /// Limit of the backing directory.
+    pub limit: u64,
+    /// Bytes to be left free on its file system.
+    pub min_free: u64,
+    /// What is wrong with the remote; absent when it is well.
+    pub remote_trouble: Option<String>,
+    /// Whether all entries on disk are counted and known to eviction already.
+    pub index_complete: bool,
+}
+
+/// What is not on the remote yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pending {
+    /// How many objects.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Age of the oldest; zero when there is none.
+    pub oldest_seconds: u64,
+}
+
+/// What can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "lowercase")]
+pub enum Request {
+    /// How are you?
+    Status,
+    /// Answer when all that was pushed until now is on the remote, or after this time.
+    Flush {
+        /// The time.
+        timeout_ms: u64,
+    },
+    /// Answer when the mount is gone and drained.
+    Stop {
+        /// Whether the daemon is to unmount; otherwise the asker does.
+        unmount: bool,
+        /// How long to drain, if not as configured.
+        drain_timeout_ms: Option<u64>,
+    },
+}
+
+/// What can be answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Flush`].
+    Flushed {
+        /// How many objects are not on the remote.
+        left: u64,
+    },
+    /// To [`Request::Stop`].
+    Stopped {
+        /// How many objects go to the remote with the next mount only.
+        left: u64,
+    },
+    /// To what was not understood or not allowed.
+    Error(String),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,244 @@
+//! The status in a form that people read at a glance.
+
+use std::fmt;
+
+use super::Status;
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} on {}", self.remote, self.mountpoint)?;
+        row(f, "remote", self.remote_trouble.as_deref().unwrap_or("ok"))?;
+        row(f, "hits", &self.hits())?;
+        row(
+            f,
+            "fetched",
+            &counted(self.counters.fetched, self.counters.fetched_bytes),
+        )?;
+        row(f, "pushed", &self.pushed())?;
+        row(f, "pending", &self.pending_text())?;
+        row(f, "disk", &self.disk())?;
+        if let Some(trouble) = self.trouble() {
+            row(f, "trouble", &trouble)?;
+        }
+        row(f, "kernel", &self.kernel())?;
+        row(
+            f,
+            "daemon",
+            &format!(
+                "version {}, pid {}, up {}",
+                self.version,
+                self.pid,
+                span(self.uptime_seconds)
+            ),
+        )
+    }
+}
+
+impl Status {
+    /// Lookups of entries that could not be served.
+    fn absent(&self) -> u64 {
+        let c = &self.counters;
+        c.misses + c.failed_fetches + c.late_fetches + c.corrupt + c.no_room
+    }
+
+    fn hits(&self) -> String {
+        let hits = self.counters.hits;
+        let asked = hits + self.absent();
+        if asked == 0 {
+            return "none asked for yet".into();
+        }
+        format!(
+            "{}% ({} of {})",
+            percent(hits, asked),
+            grouped(hits),
+            grouped(asked)
+        )
+    }
+
+    fn pushed(&self) -> String {
+        if self.push == "off" {
+            let why = if self.read_only {
+                "read-only"
+            } else {
+                "push=off"
+            };
+            return format!("nothing is uploaded: {why}");
+        }
+        let c = &self.counters;
+        let uploaded = counted(c.uploaded, c.uploaded_bytes);
+        format!(
+            "{}; uploaded {uploaded}; on the remote before {}",
+            grouped(c.pushed),
+            grouped(c.already_there)
+        )
+    }
+
+    fn pending_text(&self) -> String {
+        if self.pending.objects == 0 {
+            return "nothing".into();
+        }
+        let oldest = span(self.pending.oldest_seconds);
+        format!(
+            "{}, the oldest for {oldest}",
+            counted(self.pending.objects, self.pending.bytes)
+        )
+    }
+
+    fn disk(&self) -> String {
+        let filling = if self.index_complete {
+            ""
+        } else {
+            " (still counting)"
+        };
+        format!(
+            "{} of {} ({}%){filling}, {} entries, at least {} left free, in {}",
+            bytes(self.bytes_used),
+            bytes(self.limit),
+            percent(self.bytes_used, self.limit.max(1)),
+            grouped(self.entries),
+            bytes(self.min_free),
+            self.backing,
+        )
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let c = &self.counters;
+        let kinds = [
+            (c.failed_fetches, "failed fetches"),
+            (c.late_fetches, "late fetches"),
+            (c.upload_errors, "upload errors"),
+            (c.corrupt, "corrupt objects"),
+            (c.no_room, "objects without room"),
+            (c.diverged, "divergent pushes"),
+            (c.panics, "panics"),
+        ];
+        let said: Vec<_> = kinds
+            .iter()
+            .filter(|(n, _)| *n > 0)
+            .map(|(n, what)| format!("{} {what}", grouped(*n)))
+            .collect();
+        (!said.is_empty()).then(|| said.join(", "))
+    }
+
+    fn kernel(&self) -> String {
+        match (&self.passthrough_off_because, self.passthrough) {
+            (_, true) => "passthrough on".into(),
+            (Some(why), false) => format!("passthrough off: {why}"),
+            (None, false) => "passthrough off".into(),
+        }
+    }
+}
+
+fn row(f: &mut fmt::Formatter<'_>, name: &str, text: &str) -> fmt::Result {
+    writeln!(f, "  {name:<8} {text}")
+}
+
+fn counted(objects: u64, size: u64) -> String {
+    format!("{} ({})", grouped(objects), bytes(size))
+}
+
+/// One decimal, rounded down: 100.0 means all.
+fn percent(part: u64, whole: u64) -> String {
+    let tenths = u128::from(part) * 1000 / u128::from(whole);
+    format!("{}.{}", tenths / 10, tenths % 10)
+}
+
+/// 1234567 as 1,234,567.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn bytes(number: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if number < 1024 {
+        return format!("{number} B");
+    }
+    let power = number.ilog2() / 10;
+    let tenths = (u128::from(number) * 10) >> (10 * power);
+    let unit = UNITS[usize::try_from(power).expect("at most 6") - 1];
+    format!("{}.{} {unit}", tenths / 10, tenths % 10)
+}
+
+fn span(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{minutes} min {} s", seconds % 60),
+        3600..86400 => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Pending;
+    use crate::stats::Snapshot;
+
+    #[test]
+    fn numbers_are_in_units_of_people() {
+        assert_eq!(
+            [0, 999, 1000, 1_234_567].map(grouped),
+            ["0", "999", "1,000", "1,234,567"]
+        );
+        assert_eq!(
+            [0, 1023, 1024, 1536, 20 << 30, u64::MAX].map(bytes),
+            [
+                "0 B", "1023 B", "1.0 KiB", "1.5 KiB", "20.0 GiB", "15.9 EiB"
+            ]
+        );
+        assert_eq!(
+            [59, 61, 3660, 90_000].map(span),
+            ["59 s", "1 min 1 s", "1 h 1 min", "1 d 1 h"]
+        );
+        assert_eq!(
+            (percent(999, 1000), percent(u64::MAX, u64::MAX)),
+            ("99.9".into(), "100.0".into())
+        );
+    }
+
+    #[test]
+    fn a_status_says_hit_rate_pending_and_trouble() {
+        let status = Status {
+            remote: "https://host/c".into(),
+            mountpoint: "/mnt/c".into(),
+            counters: Snapshot {
+                hits: 941,
+                misses: 50,
+                failed_fetches: 9,
+                pushed: 3,
+                ..Snapshot::default()
+            },
+            pending: Pending {
+                objects: 2,
+                bytes: 2048,
+                oldest_seconds: 61,
+            },
+            remote_trouble: Some("down for 12 s: connection refused".into()),
+            ..Status::default()
+        };
+        let text = status.to_string();
+        for part in [
+            "https://host/c on /mnt/c\n",
+            "94.1% (941 of 1,000)",
+            "2 (2.0 KiB), the oldest for 1 min 1 s",
+            "trouble  9 failed fetches\n",
+            "down for 12 s",
+        ] {
+            assert!(text.contains(part), "{part} in:\n{text}");
+        }
+        let fresh = Status::default().to_string();
+        assert!(
+            fresh.contains("none asked for yet") && !fresh.contains("trouble"),
+            "{fresh}"
+        );
+    }
+}

@@ -1,0 +1,169 @@
+//! The mount table, as far as it concerns us. Reading it asks nothing of the mounts themselves, so it works on
+//! dead ones and never triggers an automount.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+/// What our mounts are called in the mount table.
+pub const FS_TYPE: &str = "fuse.cachedirfs";
+
+/// The device number of a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
+/// A line of the mount table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mounted {
+    /// Device number.
+    pub device: Device,
+    /// Where.
+    pub mountpoint: PathBuf,
+    /// Type with subtype.
+    pub fs_type: String,
+    /// What is mounted.
+    pub source: String,
+    /// Who mounted it, if it is a FUSE file system.
+    pub owner: Option<u32>,
+}
+
+impl Mounted {
+    /// Whether it is one of ours.
+    pub fn is_ours(&self) -> bool {
+        self.fs_type == FS_TYPE
+    }
+}
+
+/// The mount table, in the order in which the mounts were made.
+#[derive(Clone, Debug)]
+pub struct MountTable(Vec<Mounted>);
+
+impl MountTable {
+    /// Reads this process' own.
+    pub fn read() -> std::io::Result<Self> {
+        Ok(Self::parse(&std::fs::read("/proc/self/mountinfo")?))
+    }
+
+    /// Parses the text of /proc/PID/mountinfo. Lines that make no sense are passed over.
+    pub fn parse(text: &[u8]) -> Self {
+        Self(text.split(|b| *b == b'\n').filter_map(parse_line).collect())
+    }
+
+    /// What one sees at exactly `mountpoint`: the last that was mounted there.
+    pub fn at(&self, mountpoint: &Path) -> Option<&Mounted> {
+        self.0.iter().rev().find(|m| m.mountpoint == mountpoint)
+    }
+
+    /// The mount that `path` is in.
+    pub fn containing(&self, path: &Path) -> Option<&Mounted> {
+        path.ancestors().find_map(|dir| self.at(dir))
+    }
+
+    /// All of ours, each mountpoint once.
+    pub fn ours(&self) -> impl Iterator<Item = &Mounted> {
+        self.0
+            .iter()
+            .filter(|m| m.is_ours() && self.at(&m.mountpoint) == Some(m))
+    }
+}
+
+/// `36 35 0:50 / /mnt/c rw,relatime shared:1 - fuse.cachedirfs SOURCE rw,user_id=0,…`: optional fields end with a lone dash.
+fn parse_line(line: &[u8]) -> Option<Mounted> {
+    let fields: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
+    let dash = 6 + fields.get(6..)?.iter().position(|f| *f == b"-")?;
+    let [fs_type, source, options] = *fields.get(dash + 1..dash + 4)?.first_chunk()?;
+    Some(Mounted {
+        device: device(fields[2])?,
+        mountpoint: PathBuf::from(unescape(fields[4])),
+        fs_type: unescape(fs_type).to_string_lossy().into_owned(),
+        source: unescape(source).to_string_lossy().into_owned(),
+        owner: owner(options),
+    })
+}
+
+fn device(field: &[u8]) -> Option<Device> {
+    let (major, minor) = std::str::from_utf8(field).ok()?.split_once(':')?;
+    Some(Device {
+        major: major.parse().ok()?,
+        minor: minor.parse().ok()?,
+    })
+}
+
+fn owner(options: &[u8]) -> Option<u32> {
+    let options = std::str::from_utf8(options).ok()?;
+    options
+        .split(',')
+        .find_map(|o| o.strip_prefix("user_id=")?.parse().ok())
+}
+
+/// The kernel writes blank, tab, newline, backslash and `#` as three octal digits.
+fn unescape(field: &[u8]) -> OsString {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, tail @ ..] = rest {
+        let octal = tail
+            .first_chunk::<3>()
+            .filter(|_| *first == b'\\')
+            .and_then(octal);
+        bytes.push(octal.unwrap_or(*first));
+        rest = if octal.is_some() { &tail[3..] } else { tail };
+    }
+    OsString::from_vec(bytes)
+}
+
+fn octal(digits: &[u8; 3]) -> Option<u8> {
+    u8::from_str_radix(std::ffi::OsStr::from_bytes(digits).to_str()?, 8).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const TABLE: &[u8] = br"22 27 0:21 / /proc rw,relatime - proc proc rw
+30 27 0:40 / /mnt/c rw shared:1 - autofs systemd-1 rw
+36 30 0:50 / /mnt/c rw,nosuid shared:1 master:2 - fuse.cachedirfs https://host/a\040b rw,user_id=0,group_id=0
+37 27 0:51 / /mnt/a\040b\134c rw - fuse.cachedirfs file:///r rw,user_id=1000,group_id=1000
+38 27 0:52 / /mnt/over rw - fuse.cachedirfs file:///r rw,user_id=0
+39 38 0:53 / /mnt/over rw - tmpfs tmpfs rw
+nonsense
+40 27 x:y / /bad rw - fuse a b
+";
+
+    #[test]
+    fn the_topmost_mount_counts_and_escapes_are_taken_out() {
+        let table = MountTable::parse(TABLE);
+        let c = table.at(Path::new("/mnt/c")).unwrap();
+        assert!(c.is_ours());
+        assert_eq!(
+            (c.device.to_string().as_str(), c.source.as_str(), c.owner),
+            ("0:50", "https://host/a b", Some(0))
+        );
+        assert_eq!(table.at(Path::new("/mnt/over")).unwrap().fs_type, "tmpfs");
+        assert!(table.at(Path::new("/bad")).is_none());
+        let inside = table.containing(Path::new("/mnt/a b\\c/XX/y")).unwrap();
+        assert_eq!(inside.owner, Some(1000));
+        let ours: Vec<_> = table.ours().map(|m| m.device.minor).collect();
+        assert_eq!(ours, [50, 51]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_mount_table(text: Vec<u8>, line in r"[0-9 :/\\-]{0,80}") {
+            MountTable::parse(&text);
+            MountTable::parse(line.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The life of a mount's process: into the background and back with the news, signals, the supervisor.
+//!
+//! [`split`] is called before any thread exists. [`serve`] runs a mount from its start to its end and is the same in
+//! the foreground and in the background. What a mount is made of is `mount`'s business.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::process::ExitStatusExt;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::mount::{Mount, MountError, Summary};
+use crate::stop::Stop;
+use crate::sys::{self, EndSignals, Forked};
+
+/// What the child says when all is well. A reason why not never begins like this.
+const READY: &[u8] = b"\0ready";
+
+/// Time that a supervisor is asked for beyond the draining, to unmount and to persist the index.
+const ENDING: Duration = Duration::from_secs(10);
+
+/// The two processes after [`split`].
+#[derive(Debug)]
+pub enum Side {
+    /// The one that was started by the user, and waits.
+    Starter(Starter),
+    /// The one in the background.
+    Daemon(Messenger),
+}
+
+/// Waits for the daemon's news.
+#[derive(Debug)]
+pub struct Starter {
+    child: sys::Child,
+    news: File,
+}
+
+/// Carries the daemon's news to the starter.
+#[derive(Debug)]
+pub struct Messenger(File);
+
+/// Goes into the background: the daemon gets a session of its own, `/` as its working directory, and none of the
+/// descriptors that were left open for it; its standard error stays until it is ready.
+pub fn split() -> io::Result<Side> {
+    let (news, messenger) = sys::pipe()?;
+    match sys::fork()? {
+        Forked::Parent(child) => Ok(Side::Starter(Starter {
+            child,
+            news: news.into(),
+        })),
+        Forked::Child => {
+            drop(news);
+            let messenger = sys::close_inherited(messenger)?;
+            sys::new_session()?;
+            std::env::set_current_dir("/")?;
+            Ok(Side::Daemon(Messenger(messenger.into())))
+        }
+    }
+}
+
+impl Starter {
+    /// Returns when the daemon is ready, or with its reason why not.
+    pub fn wait(mut self) -> Result<(), String> {
+        let mut news = Vec::new();
+        self.news
+            .read_to_end(&mut news)
+            .map_err(|err| format!("waiting for the daemon: {err}"))?;
+        match news.as_slice() {
+            READY => Ok(()),
+            [] => Err(self.obituary()),
+            reason => Err(String::from_utf8_lossy(reason).into_owned()),
+        }
+    }
+
+    fn obituary(&self) -> String {
+        let how = match self.child.wait() {
+            Ok(status) => match status.signal() {
+                Some(signal) => format!("was killed by signal {signal}"),
+                None => format!("ended with status {}", status.code().unwrap_or_default()),
+            },
+            Err(err) => format!("is lost ({err})"),
+        };
+        format!("the daemon {how} before the mount was ready; run it with --foreground to see why")
+    }
+}
+
+impl Messenger {
+    /// Tells the starter that the mount answers, and lets go of its terminal.
+    /// An error means that nobody waits any more: whoever asked for the mount has gone.
+    pub fn ready(mut self) -> io::Result<()> {
+        sys::stdio_to_null()?;
+        self.0.write_all(READY)
+    }
+
+    /// Tells the starter why there will be no mount.
+    pub fn failed(mut self, reason: &str) {
+        let reason = if reason.is_empty() {
+            "no reason given"
+        } else {
+            reason
+        };
+        let _ = self.0.write_all(reason.as_bytes());
+    }
+}
+
+/// The supervisor that is told how things stand: systemd, by the protocol of sd_notify(3).
+#[derive(Debug, Default)]
+pub struct Supervisor(Option<SocketAddr>);
+
+impl Supervisor {
+    /// The one at NOTIFY_SOCKET, if that is set.
+    pub fn new(notify_socket: Option<std::ffi::OsString>) -> Self {
+        let address =
+            notify_socket
+                .map(OsStringExt::into_vec)
+                .and_then(|name| match name.as_slice() {
+                    [b'@', name @ ..] => SocketAddr::from_abstract_name(name).ok(),
+                    path => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path)).ok(),
+                });
+        Self(address)
+    }
+
+    fn ready(&self, config: &Config) {
+        self.tell(&format!(
+            "READY=1\nSTATUS={} on {}",
+            config.remote,
+            config.mountpoint.display()
+        ));
+    }
+
+    fn stopping(&self, drain_timeout: Duration) {
+        let micros = drain_timeout.saturating_add(ENDING).as_micros();
+        self.tell(&format!(
+            "STOPPING=1\nSTATUS=draining uploads\nEXTEND_TIMEOUT_USEC={micros}"
+        ));
+    }
+
+    /// A supervisor that does not listen is its own problem.
+    fn tell(&self, state: &str) {
+        let Some(address) = &self.0 else { return };
+        let sent = UnixDatagram::unbound()
+            .and_then(|socket| socket.send_to_addr(state.as_bytes(), address));
+        if let Err(err) = sent {
+            log::warn!("cannot tell the supervisor at {address:?}: {err}");
+        }
+    }
+}
+
+/// Mounts, calls `ready` when the mount answers, and stays until it is unmounted and drained. If `ready` fails, it unmounts again.
+///
+/// The first SIGTERM, SIGINT or SIGHUP asks to unmount, and one more to leave the draining.
+pub fn serve(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    supervisor: &Supervisor,
+    ready: impl FnOnce() -> io::Result<()>,
+) -> Result<Summary, MountError> {
+    let signals = EndSignals::block()?;
+    let over = Stop::new()?;
+    let shown = config.clone();
+    let mount = Mount::start(config, clock)?;
+    let stop = mount.stopper();
+    log::info!(
+        "{} is mounted on {}",
+        shown.remote,
+        shown.mountpoint.display()
+    );
+    match ready() {
+        Ok(()) => supervisor.ready(&shown),
+        Err(_) => stop(),
+    }
+    let summary = thread::scope(|scope| {
+        scope.spawn(|| {
+            watch(&signals, &over, &|| {
+                supervisor.stopping(shown.drain_timeout);
+                stop();
+            });
+        });
+        let _watched_until_here = over.ask_on_drop();
+        mount.wait()
+    });
+    log_end(&shown, &summary);
+    Ok(summary)
+}
+
+/// Calls `stop` for every signal, until it is over.
+fn watch(signals: &EndSignals, over: &Stop, stop: &dyn Fn()) {
+    while !over.asked() {
+        if let Err(err) = sys::poll_readable(&[signals.as_fd(), over.as_fd()], None) {
+            log::error!("waiting for signals: {err}");
+            return;
+        }
+        while let Some(signal) = signals.take() {
+            log::info!("stopping on signal {signal}");
+            stop();
+        }
+    }
+}
+
+fn log_end(config: &Config, summary: &Summary) {
+    let mountpoint = config.mountpoint.display();
+    match summary.pending_left {
+        0 => log::info!("{mountpoint} is unmounted; everything pushed is on the remote"),
+        left => log::warn!(
+            "{mountpoint} is unmounted; {left} objects are not on the remote yet, they are kept in {} for the next mount",
+            config.backing.display()
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_supervisor_is_told_at_a_path_or_in_the_abstract() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("notify");
+        let abstract_name = format!("cachedirfs-test-{}", std::process::id());
+        let abstract_address = SocketAddr::from_abstract_name(&abstract_name).unwrap();
+        for (socket, name) in [
+            (UnixDatagram::bind(&path).unwrap(), path.into_os_string()),
+            (
+                UnixDatagram::bind_addr(&abstract_address).unwrap(),
+                format!("@{abstract_name}").into(),
+            ),
+        ] {
+            Supervisor::new(Some(name)).stopping(Duration::from_secs(60));
+            let mut told = [0; 200];
+            let len = socket.recv(&mut told).unwrap();
+            let told = std::str::from_utf8(&told[..len]).unwrap();
+            assert!(
+                told.starts_with("STOPPING=1\n") && told.ends_with("EXTEND_TIMEOUT_USEC=70000000"),
+                "{told}"
+            );
+        }
+        Supervisor::new(None).stopping(Duration::MAX);
+    }
+
+    #[test]
+    fn nobody_forks_once_there_are_threads() {
+        let refused = thread::spawn(sys::fork).join().unwrap();
+        assert!(
+            refused
+                .unwrap_err()
+                .to_string()
+                .contains("more than one thread")
+        );
+    }
+}

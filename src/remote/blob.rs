@@ -1,0 +1,346 @@
+//! Objects on dumb stores: a [`Blobs`] holds bytes by key, [`BlobRemote`] makes a [`Remote`] of it with
+//! a key layout and the object format.
+//!
+//! What "put if absent" a store offers is a help, never relied upon: several servers ignore
+//! `If-None-Match`. So a put looks first and compares hashes from the header, which costs one small
+//! read. Where two writers still cross, the last wins with a whole object that is as good as the first.
+//!
+//! This module knows no server, no URL and no disk.
+
+use std::io::{self, Read};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lru::LruCache;
+
+use crate::object::{
+    self, Blob, Content, DecodeOptions, Format, HEADER_MAX, Header, Object, Payload,
+};
+use crate::object::{EncodeOptions, ObjectError};
+use crate::remote::{Layout, Listed, Put, Remote, RemoteError, RemoteOptions};
+use crate::signature::{Meta, Signature};
+
+/// Objects that were found corrupt and are remembered until they are overwritten. When there are more,
+/// the oldest is forgotten: its next upload then trusts the header it finds.
+const DAMAGED_MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+
+/// What became of one write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It is there now.
+    Stored,
+    /// Something is there under that key, and it was to stay.
+    Exists,
+}
+
+/// The first bytes of a blob.
+#[derive(Clone, Debug)]
+pub struct Peek {
+    /// As many as were asked for, or all there are.
+    pub start: Vec<u8>,
+    /// Length of the whole, where the store says so.
+    pub len: Option<u64>,
+}
+
+/// A dumb store of bytes by key. Keys are hex digits and `/`. The contract of [`Remote`] holds: one
+/// attempt a call, a miss is no error, errors are classified and name the key.
+pub trait Blobs: Send + Sync {
+    /// The bytes under `key`, or `None` on a miss.
+    fn get(&self, key: &str) -> Result<Option<Blob>, RemoteError>;
+
+    /// Their first `len` bytes. Stores that can read a range do better than this.
+    fn peek(&self, key: &str, len: usize) -> Result<Option<Peek>, RemoteError> {
+        let Some(blob) = self.get(key)? else {
+            return Ok(None);
+        };
+        let mut start = Vec::with_capacity(len);
+        blob.body
+            .take(len as u64)
+            .read_to_end(&mut start)
+            .map_err(RemoteError::from_io)?;
+        Ok(Some(Peek {
+            start,
+            len: blob.len,
+        }))
+    }
+
+    /// Writes `payload` under `key`: all of it becomes visible or nothing. With `if_absent`, a store that
+    /// can leaves what is there and says [`Written::Exists`].
+    fn put(&self, key: &str, payload: &Payload, if_absent: bool) -> Result<Written, RemoteError>;
+
+    /// Whether there is anything under `key`.
+    fn exists(&self, key: &str) -> Result<bool, RemoteError>;
+
+    /// Removes what is under `key`; `Ok(false)` when there was nothing.
+    fn delete(&self, key: &str) -> Result<bool, RemoteError>;
+
+    /// Calls `each` with every key and its size, strangers' files too.
+    fn list(&self, each: &mut dyn FnMut(&str, u64)) -> Result<(), RemoteError>;
+
+    /// The store as its URL, without credentials.
+    fn describe(&self) -> String;
+}
+
+/// A dumb store as a remote.
+pub struct BlobRemote<B> {
+    blobs: B,
+    layout: Layout,
+    format: Format,
+    encode: EncodeOptions,
+    damaged: Damaged,
+}
+
+/// What the remote has under a signature that something is to be uploaded under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// Nothing.
+    Nothing,
+    /// The same.
+    Same,
+    /// Nothing that a reader would take, or the same content with another mode: to be overwritten.
+    Stale,
+    /// Other content, with its hash where that is known.
+    Other(Option<[u8; 32]>),
+}
+
+impl<B: Blobs> BlobRemote<B> {
+    /// A remote on `blobs`.
+    pub fn new(blobs: B, options: &RemoteOptions) -> Self {
+        let encode = options.encode_options();
+        Self {
+            blobs,
+            layout: options.layout,
+            format: options.format,
+            encode,
+            damaged: Damaged::default(),
+        }
+    }
+
+    fn decode_options(&self) -> DecodeOptions<'_> {
+        DecodeOptions {
+            key: self.encode.key.as_ref(),
+            format: self.format,
+        }
+    }
+
+    /// Errors get the key; what is corrupt is remembered.
+    fn decode(&self, sig: &Signature, blob: Blob) -> Result<Object, RemoteError> {
+        let decoded = object::decode(sig, blob, self.decode_options());
+        if matches!(decoded, Err(ObjectError::Corrupt(_))) {
+            self.damaged.add(sig);
+        }
+        decoded.map_err(|error| RemoteError::from(error).during(&self.doing("get", sig)))
+    }
+
+    fn doing(&self, operation: &str, sig: &Signature) -> String {
+        format!(
+            "{operation} {}{}",
+            self.blobs.describe(),
+            self.layout.key(sig)
+        )
+    }
+
+    /// Compares what is there with `ours`, without reading the content if it can be helped.
+    fn find(&self, ours: &Header) -> Result<Found, RemoteError> {
+        let Some(peek) = self.blobs.peek(&self.layout.key(&ours.sig), HEADER_MAX)? else {
+            return Ok(Found::Nothing);
+        };
+        if self.damaged.has(&ours.sig) {
+            return Ok(Found::Stale);
+        }
+        match object::read_header(&peek.start) {
+            Ok(Some(theirs)) => Ok(self.compare(ours, &theirs)),
+            Ok(None) => self.compare_raw(ours),
+            Err(_) => Ok(Found::Stale),
+        }
+    }
+
+    fn compare(&self, ours: &Header, theirs: &Header) -> Found {
+        let believed = self.encode.key.as_ref().is_none_or(|key| theirs.is_by(key));
+        if theirs.sig != ours.sig || !believed {
+            Found::Stale
+        } else if (theirs.hash, theirs.len) != (ours.hash, ours.len) {
+            Found::Other(Some(theirs.hash))
+        } else if theirs.meta == ours.meta {
+            Found::Same
+        } else if matches!(
+            (theirs.meta, ours.meta),
+            (Meta::File { .. }, Meta::File { .. })
+        ) {
+            Found::Stale
+        } else {
+            // A symlink whose target spells a file's content, or the other way round.
+            Found::Other(Some(theirs.hash))
+        }
+    }
+
+    /// A raw object has no hash: it is compared by kind and size, and by content when those are equal.
+    fn compare_raw(&self, ours: &Header) -> Result<Found, RemoteError> {
+        let Some(blob) = self.blobs.get(&self.layout.key(&ours.sig))? else {
+            return Ok(Found::Nothing);
+        };
+        let judged = object::decode(&ours.sig, blob, self.decode_options())
+            .map_err(RemoteError::from)
+            .and_then(|object| compare_content(ours, object));
+        match judged {
+            // What no reader accepts (forged, empty, an HTML page) is there to be overwritten.
+            Err(RemoteError::Corrupt(_)) => Ok(Found::Stale),
+            judged => judged,
+        }
+    }
+
+    fn payload(&self, ours: &Header, content: &Content) -> Result<Payload, RemoteError> {
+        let payload = match (self.format, ours.meta) {
+            (Format::Object, _) => object::encode_as(ours, content, &self.encode),
+            (Format::Raw, Meta::File { .. }) => Payload::raw(ours.meta, content, ours.hash),
+            (Format::Raw, Meta::Symlink) => {
+                return Err(RemoteError::Unsupported(
+                    "raw objects cannot be symlinks".to_owned(),
+                ));
+            }
+        };
+        payload.map_err(RemoteError::from)
+    }
+
+    fn upload(&self, ours: &Header, content: &Content) -> Result<Put, RemoteError> {
+        let put = |found| match found {
+            Found::Same => Put::Present,
+            Found::Other(theirs) => Put::Diverged {
+                theirs,
+                ours: ours.hash,
+            },
+            Found::Nothing | Found::Stale => Put::Stored,
+        };
+        let found = self.find(ours)?;
+        if matches!(found, Found::Same | Found::Other(_)) {
+            return Ok(put(found));
+        }
+        let key = self.layout.key(&ours.sig);
+        let payload = self.payload(ours, content)?;
+        let if_absent = found == Found::Nothing;
+        if self.blobs.put(&key, &payload, if_absent)? == Written::Stored {
+            self.damaged.remove(&ours.sig);
+            return Ok(Put::Stored);
+        }
+        // Somebody was faster: what do they have?
+        match self.find(ours)? {
+            Found::Nothing | Found::Stale => {
+                let text = "the remote says that it exists and that it does not".to_owned();
+                Err(RemoteError::Transient(text))
+            }
+            found => Ok(put(found)),
+        }
+    }
+}
+
+impl<B: Blobs> Remote for BlobRemote<B> {
+    fn get(&self, sig: &Signature) -> Result<Option<Object>, RemoteError> {
+        let Some(blob) = self.blobs.get(&self.layout.key(sig))? else {
+            return Ok(None);
+        };
+        let Object { meta, len, content } = self.decode(sig, blob)?;
+        let (sig, doing, damaged) = (*sig, self.doing("get", sig), self.damaged.clone());
+        let content = Box::new(Watched {
+            content,
+            sig,
+            doing,
+            damaged,
+        });
+        Ok(Some(Object { meta, len, content }))
+    }
+
+    fn put(&self, sig: &Signature, meta: Meta, content: &Content) -> Result<Put, RemoteError> {
+        let during = |error: RemoteError| error.during(&self.doing("put", sig));
+        let hash = content.hash().map_err(|error| during(error.into()))?;
+        let header = Header::new(*sig, meta, content.len(), hash, self.encode.key.as_ref());
+        self.upload(&header, content).map_err(during)
+    }
+
+    fn exists(&self, sig: &Signature) -> Result<bool, RemoteError> {
+        self.blobs.exists(&self.layout.key(sig))
+    }
+
+    fn delete(&self, sig: &Signature) -> Result<bool, RemoteError> {
+        self.blobs.delete(&self.layout.key(sig))
+    }
+
+    fn list(&self, each: &mut dyn FnMut(Listed)) -> Result<(), RemoteError> {
+        self.blobs.list(&mut |key, size| {
+            if let Some(sig) = self.layout.parse(key) {
+                each(Listed { sig, size });
+            }
+        })
+    }
+
+    fn describe(&self) -> String {
+        self.blobs.describe()
+    }
+}
+
+fn compare_content(ours: &Header, mut theirs: Object) -> Result<Found, RemoteError> {
+    let other_kind = (theirs.meta == Meta::Symlink) != (ours.meta == Meta::Symlink);
+    if other_kind || theirs.len.is_some_and(|len| len != ours.len) {
+        return Ok(Found::Other(None));
+    }
+    let mut hasher = blake3::Hasher::new();
+    io::copy(&mut theirs.content, &mut hasher).map_err(RemoteError::from_io)?;
+    let hash = *hasher.finalize().as_bytes();
+    Ok(if hash == ours.hash {
+        Found::Same
+    } else {
+        Found::Other(Some(hash))
+    })
+}
+
+/// Signatures whose object turned out corrupt. A header alone can look right (the content behind it was
+/// cut off or rotted), and then the miss, the build and the push that follow would find it "present" for
+/// ever. Shared with the readers that find out.
+#[derive(Clone)]
+struct Damaged(Arc<Mutex<LruCache<Signature, ()>>>);
+
+impl Default for Damaged {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(LruCache::new(DAMAGED_MAX))))
+    }
+}
+
+impl Damaged {
+    fn add(&self, sig: &Signature) {
+        self.lock().put(*sig, ());
+    }
+
+    fn has(&self, sig: &Signature) -> bool {
+        self.lock().contains(sig)
+    }
+
+    fn remove(&self, sig: &Signature) {
+        self.lock().pop(sig);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<Signature, ()>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The content of an object on its way out: says where it came from when it fails.
+struct Watched {
+    content: Box<dyn Read + Send>,
+    sig: Signature,
+    doing: String,
+    damaged: Damaged,
+}
+
+impl Read for Watched {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.content.read(buf).map_err(|error| {
+            if error.kind() == io::ErrorKind::Interrupted {
+                return error;
+            }
+            let error = RemoteError::from_io(error);
+            if matches!(error, RemoteError::Corrupt(_)) {
+                self.damaged.add(&self.sig);
+            }
+            error.during(&self.doing).into_io()
+        })
+    }
+}

@@ -1,0 +1,440 @@
+//! `file:///dir`: a directory, on this machine or on NFS or SMB.
+//!
+//! An object is written under a temporary name in a hidden directory of the same file system, synced, and
+//! then linked into place, which never replaces anything. Where the file system has no hard links it is
+//! renamed after a look. Readers see all of an object or nothing.
+//!
+//! It is synced before it gets its name because an upload that was answered is forgotten by the sender; after
+//! a power cut, a name without its bytes would be a corrupt object for everybody. The directory is not
+//! synced: a name that is lost is a miss.
+//!
+//! The hidden directory is also the mark that the file system is mounted: it is made when the remote
+//! is opened and never again, so nothing is ever written below the mount point of an absent NFS server.
+
+use std::fs::{self, File, Metadata};
+use std::io::{self, Cursor};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use reqwest::Url;
+use tempfile::NamedTempFile;
+
+use crate::object::{Blob, Payload};
+use crate::remote::RemoteError;
+use crate::remote::blob::{Blobs, Written};
+use crate::signature::Meta;
+
+/// Where objects are before they have a name. Listing passes over names that begin with a dot.
+const TEMP_DIR: &str = ".cachedirfs-tmp";
+
+/// Age at which a temporary file is nobody's: no upload of one object takes a day.
+const TEMP_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// Every so many writes, old temporary files are looked for.
+const WRITES_PER_SWEEP: u64 = 1000;
+
+/// What a temporary file may be read and written by, before the umask: other users and hosts share it.
+const FILE_MODE: u32 = 0o666;
+
+/// Directory levels below the root that can hold objects: `XX/SIG`.
+const LEVELS: usize = 2;
+
+/// Objects in a directory.
+#[derive(Debug)]
+pub struct Directory {
+    root: PathBuf,
+    url: String,
+    /// The hidden directory was there when we opened it, so it must always be.
+    marked: bool,
+    writes: AtomicU64,
+}
+
+impl Directory {
+    /// The directory that a `file` URL names. It is made when only its last part is missing.
+    pub fn open(url: &Url) -> Result<Self, RemoteError> {
+        let wrong =
+            |why: &str| RemoteError::Misconfigured(format!("remote {:?}: {why}", shown(url)));
+        let root = url
+            .to_file_path()
+            .map_err(|()| wrong("want three slashes: file:///srv/cache"))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(wrong("a directory takes no credentials"));
+        }
+        Self::at(root)
+    }
+
+    /// The directory at `root`.
+    pub fn at(root: PathBuf) -> Result<Self, RemoteError> {
+        make_root(&root)?;
+        // Without the right to make it, it is a cache to read from.
+        let marked = fs::create_dir_all(root.join(TEMP_DIR)).is_ok();
+        let url = Url::from_directory_path(&root)
+            .map_or_else(|()| root.display().to_string(), String::from);
+        let directory = Self {
+            root,
+            url,
+            marked,
+            writes: AtomicU64::new(0),
+        };
+        Ok(directory)
+    }
+
+    fn path(&self, key: &str) -> PathBuf {
+        self.root.join(key)
+    }
+
+    fn error(&self, operation: &str, path: &Path, error: io::Error) -> RemoteError {
+        let what = format!("{operation} {}", path.display());
+        if error.kind() == io::ErrorKind::NotFound {
+            return self.gone().during(&what);
+        }
+        RemoteError::from_io(error).during(&what)
+    }
+
+    fn gone(&self) -> RemoteError {
+        let root = self.root.display();
+        RemoteError::Transient(format!(
+            "{root} is not what it was (unmounted? emptied?): mount it again or restart"
+        ))
+    }
+
+    /// A name that is not there is a miss only while the directory itself is.
+    fn miss<T>(&self, value: T) -> Result<T, RemoteError> {
+        let mark = if self.marked {
+            self.root.join(TEMP_DIR)
+        } else {
+            self.root.clone()
+        };
+        match fs::symlink_metadata(&mark) {
+            Ok(_) => Ok(value),
+            Err(error) => Err(self.error("look at", &mark, error)),
+        }
+    }
+
+    fn temp(&self) -> Result<NamedTempFile, RemoteError> {
+        let dir = self.root.join(TEMP_DIR);
+        let mode = fs::Permissions::from_mode(FILE_MODE);
+        let made = tempfile::Builder::new().permissions(mode).tempfile_in(&dir);
+        made.map_err(|error| self.error("make a file in", &dir, error))
+    }
+
+    fn publish(
+        &self,
+        temp: NamedTempFile,
+        path: &Path,
+        if_absent: bool,
+    ) -> Result<Written, RemoteError> {
+        if let Some(parent) = path.parent().filter(|parent| *parent != self.root)
+            && let Err(error) = fs::create_dir(parent)
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(self.error("make directory", parent, error));
+        }
+        if if_absent {
+            match fs::hard_link(temp.path(), path) {
+                Ok(()) => return Ok(Written::Stored),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    return Ok(Written::Exists);
+                }
+                Err(error) if !has_no_links(&error) => return Err(self.error("link", path, error)),
+                Err(_) if path.symlink_metadata().is_ok() => return Ok(Written::Exists),
+                Err(_) => {}
+            }
+        }
+        let renamed = temp
+            .persist(path)
+            .map_err(|error| self.error("rename to", path, error.error));
+        renamed.map(|_| Written::Stored)
+    }
+
+    /// Removes temporary files that nobody touched for a day, by the clock of whoever keeps the files.
+    fn sweep(&self, now: &Metadata) {
+        let Ok(entries) = fs::read_dir(self.root.join(TEMP_DIR)) else {
+            return;
+        };
+        let oldest = now.mtime().saturating_sub_unsigned(TEMP_AGE.as_secs());
+        for entry in entries.flatten() {
+            let old = |meta: Metadata| meta.is_file() && meta.mtime() < oldest;
+            // Nothing depends on it: what cannot be removed is tried again another day.
+            if entry.metadata().is_ok_and(old) && fs::remove_file(entry.path()).is_ok() {
+                log::debug!("removed abandoned {}", entry.path().display());
+            }
+        }
+    }
+
+    fn walk(&self, key: &str, levels: usize, each: &mut dyn FnMut(&str, u64)) -> io::Result<()> {
+        for entry in fs::read_dir(self.path(key))? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else {
+                continue;
+            };
+            if name.starts_with('.') {
+                continue;
+            }
+            let key = if key.is_empty() {
+                name
+            } else {
+                format!("{key}/{name}")
+            };
+            let kind = entry.file_type()?;
+            let listed = if kind.is_dir() && levels > 1 {
+                self.walk(&key, levels - 1, each)
+            } else if kind.is_dir() {
+                Ok(())
+            } else {
+                entry.metadata().map(|meta| each(&key, meta.len()))
+            };
+            // Others delete while we walk.
+            listed.or_else(|error| {
+                if is_absent(&error) {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Blobs for Directory {
+    fn get(&self, key: &str) -> Result<Option<Blob>, RemoteError> {
+        let path = self.path(key);
+        let found = fs::symlink_metadata(&path).and_then(|meta| open_blob(&path, &meta));
+        match found {
+            Ok(blob) => Ok(Some(blob)),
+            Err(error) if is_absent(&error) => self.miss(None),
+            Err(error) => Err(self.error("read", &path, error)),
+        }
+    }
+
+    fn put(&self, key: &str, payload: &Payload, if_absent: bool) -> Result<Written, RemoteError> {
+        let path = self.path(key);
+        let mut temp = self.temp()?;
+        let failed = |error| self.error("write", &path, error);
+        io::copy(&mut payload.reader(), temp.as_file_mut()).map_err(failed)?;
+        if let Some(meta) = payload.hint() {
+            temp.as_file()
+                .set_permissions(fs::Permissions::from_mode(meta.mode()))
+                .map_err(failed)?;
+        }
+        temp.as_file().sync_all().map_err(failed)?;
+        if self
+            .writes
+            .fetch_add(1, Ordering::Relaxed)
+            .is_multiple_of(WRITES_PER_SWEEP)
+        {
+            self.sweep(&temp.as_file().metadata().map_err(failed)?);
+        }
+        self.publish(temp, &path, if_absent)
+    }
+
+    fn exists(&self, key: &str) -> Result<bool, RemoteError> {
+        let path = self.path(key);
+        match fs::symlink_metadata(&path) {
+            Ok(_) => Ok(true),
+            Err(error) if is_absent(&error) => self.miss(false),
+            Err(error) => Err(self.error("look at", &path, error)),
+        }
+    }
+
+    fn delete(&self, key: &str) -> Result<bool, RemoteError> {
+        let path = self.path(key);
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if is_absent(&error) => self.miss(false),
+            Err(error) => Err(self.error("remove", &path, error)),
+        }
+    }
+
+    fn list(&self, each: &mut dyn FnMut(&str, u64)) -> Result<(), RemoteError> {
+        self.miss(())?;
+        self.walk("", LEVELS, each)
+            .map_err(|error| self.error("list", &self.root, error))
+    }
+
+    fn describe(&self) -> String {
+        self.url.clone()
+    }
+}
+
+/// What stands at `path`. A CacheDir holds symlinks as symlinks; they are read, never followed.
+fn open_blob(path: &Path, meta: &Metadata) -> io::Result<Blob> {
+    if meta.is_symlink() {
+        let target = fs::read_link(path)?.into_os_string().into_vec();
+        let len = Some(target.len() as u64);
+        return Ok(Blob {
+            body: Box::new(Cursor::new(target)),
+            len,
+            hint: Some(Meta::Symlink),
+        });
+    }
+    if !meta.is_file() {
+        return Err(RemoteError::Corrupt("not a file".to_owned()).into_io());
+    }
+    let file = File::open(path)?;
+    let meta = file.metadata()?;
+    Ok(Blob {
+        body: Box::new(file),
+        len: Some(meta.len()),
+        hint: Some(Meta::file(meta.mode())),
+    })
+}
+
+fn make_root(root: &Path) -> Result<(), RemoteError> {
+    let made =
+        match fs::create_dir(root) {
+            Err(error) if root.is_dir() || error.kind() != io::ErrorKind::NotFound => {
+                if root.is_dir() { Ok(()) } else { Err(error) }
+            }
+            other => other,
+        };
+    made.map_err(|error| {
+        let root = root.display();
+        RemoteError::Misconfigured(format!(
+            "make directory {root}: {error}; is it mounted? or make it yourself"
+        ))
+    })
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+/// SMB, vfat and some FUSE file systems have none, and say so in different ways.
+fn has_no_links(error: &io::Error) -> bool {
+    let known = [
+        libc::EPERM,
+        libc::EOPNOTSUPP,
+        libc::ENOSYS,
+        libc::EMLINK,
+        libc::EXDEV,
+        libc::EINVAL,
+    ];
+    error
+        .raw_os_error()
+        .is_some_and(|errno| known.contains(&errno))
+}
+
+fn shown(url: &Url) -> String {
+    format!("file://{}", url.path())
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::object::Content;
+
+    fn payload(bytes: &[u8]) -> Payload {
+        let content = Content::Bytes(bytes.to_vec());
+        let hash = content.hash().unwrap();
+        Payload::raw(Meta::file(0o644), &content, hash).unwrap()
+    }
+
+    fn keys(store: &Directory) -> Vec<String> {
+        let mut keys = Vec::new();
+        store.list(&mut |key, _| keys.push(key.to_owned())).unwrap();
+        keys
+    }
+
+    #[test]
+    fn only_the_last_part_of_the_path_is_made() {
+        let dir = TempDir::new().unwrap();
+        assert!(Directory::at(dir.path().join("new")).is_ok());
+        let error = Directory::at(dir.path().join("no/such")).unwrap_err();
+        assert!(matches!(error, RemoteError::Misconfigured(_)), "{error:?}");
+    }
+
+    #[test]
+    fn a_percent_in_the_url_is_decoded() {
+        let dir = TempDir::new().unwrap();
+        let url = format!("file://{}/with%20space", dir.path().display());
+        let store = Directory::open(&Url::parse(&url).unwrap()).unwrap();
+        store.put("AB/x", &payload(b"1"), true).unwrap();
+        assert!(dir.path().join("with space/AB/x").is_file());
+        assert_eq!(store.describe(), url + "/");
+    }
+
+    #[test]
+    fn a_second_put_never_replaces_the_first() {
+        let dir = TempDir::new().unwrap();
+        let store = Directory::at(dir.path().to_owned()).unwrap();
+        assert_eq!(
+            store.put("AB/x", &payload(b"1"), true).unwrap(),
+            Written::Stored
+        );
+        assert_eq!(
+            store.put("AB/x", &payload(b"2"), true).unwrap(),
+            Written::Exists
+        );
+        assert_eq!(fs::read(dir.path().join("AB/x")).unwrap(), b"1");
+        assert_eq!(
+            store.put("AB/x", &payload(b"3"), false).unwrap(),
+            Written::Stored
+        );
+        assert_eq!(fs::read(dir.path().join("AB/x")).unwrap(), b"3");
+        assert_eq!(keys(&store), ["AB/x"]);
+        assert_eq!(fs::read_dir(dir.path().join(TEMP_DIR)).unwrap().count(), 0);
+    }
+
+    /// An NFS server that went away leaves its empty mount point on the local disk.
+    #[test]
+    fn an_unmounted_directory_is_neither_written_nor_a_miss() {
+        let dir = TempDir::new().unwrap();
+        let root = dir.path().join("mnt");
+        let store = Directory::at(root.clone()).unwrap();
+        fs::remove_dir_all(&root).unwrap();
+        for present in [false, true] {
+            if present {
+                fs::create_dir(&root).unwrap();
+            }
+            assert!(
+                store
+                    .put("AB/x", &payload(b"1"), true)
+                    .unwrap_err()
+                    .is_transient()
+            );
+            assert!(store.get("AB/x").err().unwrap().is_transient());
+            assert!(store.exists("AB/x").unwrap_err().is_transient());
+            assert!(store.list(&mut |_, _| ()).unwrap_err().is_transient());
+        }
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn temporary_files_are_collected_after_a_day() {
+        let dir = TempDir::new().unwrap();
+        let store = Directory::at(dir.path().to_owned()).unwrap();
+        let temp = dir.path().join(TEMP_DIR);
+        for (name, age) in [("old", TEMP_AGE * 2), ("young", TEMP_AGE / 2)] {
+            let file = File::create(temp.join(name)).unwrap();
+            let now = file.metadata().unwrap().modified().unwrap();
+            file.set_modified(now - age).unwrap();
+        }
+        store.put("AB/x", &payload(b"1"), true).unwrap();
+        assert!(!temp.join("old").exists() && temp.join("young").exists());
+        assert_eq!(keys(&store), ["AB/x"]);
+    }
+
+    #[test]
+    fn a_symlink_in_a_cachedir_is_read_and_not_followed() {
+        let dir = TempDir::new().unwrap();
+        let store = Directory::at(dir.path().to_owned()).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("x")).unwrap();
+        let mut blob = store.get("x").unwrap().unwrap();
+        let mut target = Vec::new();
+        blob.body.read_to_end(&mut target).unwrap();
+        assert_eq!(
+            (blob.hint, &target[..]),
+            (Some(Meta::Symlink), &b"/etc/passwd"[..])
+        );
+    }
+}

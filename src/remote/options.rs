@@ -1,0 +1,317 @@
+//! What can be said about a remote besides its URL, and the URL itself, parsed at the door.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use reqwest::Url;
+
+use crate::object::{EncodeOptions, Format, Key};
+use crate::remote::RemoteError;
+use crate::signature::Signature;
+
+/// Digits of the directory that an object is filed under, whatever the mount's own prefix length is:
+/// mounts with another one share the remote.
+const PREFIX_LEN: usize = 2;
+
+/// Above 19, levels of zstd need windows that readers do not allow.
+const LEVELS: std::ops::RangeInclusive<i32> = 1..=19;
+
+/// How keys are made of signatures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// `XX/SIG`: as a CacheDir on disk.
+    #[default]
+    Upper,
+    /// `xx/SIG`: as the class of SCons issue 4394 does.
+    Lower,
+    /// `SIG`.
+    Flat,
+}
+
+impl Layout {
+    /// The key of `sig`.
+    pub fn key(self, sig: &Signature) -> String {
+        let prefix = sig.prefix(PREFIX_LEN);
+        match self {
+            Self::Upper => format!("{prefix}/{sig}"),
+            Self::Lower => format!("{}/{sig}", prefix.to_ascii_lowercase()),
+            Self::Flat => sig.to_string(),
+        }
+    }
+
+    /// The signature whose key this is; `None` for anything that lies around in the store.
+    pub fn parse(self, key: &str) -> Option<Signature> {
+        let name = key.rsplit_once('/').map_or(key, |(_, name)| name);
+        let sig = Signature::parse(name.as_bytes())?;
+        (self.key(&sig) == key).then_some(sig)
+    }
+}
+
+impl FromStr for Layout {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "upper" => Ok(Self::Upper),
+            "lower" => Ok(Self::Lower),
+            "flat" => Ok(Self::Flat),
+            _ => Err(format!(
+                "unknown layout {text:?}: known are upper, lower, flat"
+            )),
+        }
+    }
+}
+
+/// A credential. It never shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes the credential in.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The credential itself, for the request's header alone.
+    #[allow(dead_code)]
+    pub(super) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// What can be said about a remote besides its URL. TLS verification cannot be switched off: name the
+/// certificate authority instead.
+#[derive(Clone, Debug)]
+pub struct RemoteOptions {
+    /// How keys are made of signatures.
+    pub layout: Layout,
+    /// How objects are written.
+    pub format: Format,
+    /// Level of zstd, 1 to 19.
+    pub level: i32,
+    /// Objects are authenticated with this, and only such are believed.
+    pub key: Option<Key>,
+    /// Where big payloads wait while they are uploaded, as files without a name.
+    pub spool_dir: PathBuf,
+    /// Longest wait for name, connection and TLS together. The default is below one second, after
+    /// which Linux sends the first packet again: a new attempt does the same, and three failures,
+    /// which open the breaker, fit into the three seconds that a dead remote may cost.
+    pub connect_timeout: Duration,
+    /// Longest wait without a byte sent or received.
+    pub stall_timeout: Duration,
+    /// Longest time for one request with its body.
+    pub request_timeout: Duration,
+    /// Credentials by host, as curl and git read them.
+    pub netrc_file: Option<PathBuf>,
+    /// A file that holds `user:password`.
+    pub basic_file: Option<PathBuf>,
+    /// A file that holds a bearer token.
+    pub bearer_file: Option<PathBuf>,
+    /// A bearer token.
+    pub bearer: Option<Secret>,
+    /// Certificate authorities (PEM) that are trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Default for RemoteOptions {
+    fn default() -> Self {
+        Self {
+            layout: Layout::default(),
+            format: Format::default(),
+            level: 3,
+            key: None,
+            spool_dir: PathBuf::from("/var/tmp"),
+            connect_timeout: Duration::from_millis(800),
+            stall_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(600),
+            netrc_file: None,
+            basic_file: None,
+            bearer_file: None,
+            bearer: None,
+            ca_file: None,
+        }
+    }
+}
+
+impl RemoteOptions {
+    /// Refuses what makes no sense, before anything is opened.
+    pub(super) fn check(&self) -> Result<(), RemoteError> {
+        let wrong = |text: String| Err(RemoteError::Misconfigured(text));
+        if !LEVELS.contains(&self.level) {
+            return wrong(format!("compression level {}: want 1 to 19", self.level));
+        }
+        if self.key.is_some() && self.format == Format::Raw {
+            return wrong(
+                "a key needs format=object: raw objects cannot be authenticated".to_owned(),
+            );
+        }
+        let given = [
+            self.basic_file.is_some(),
+            self.bearer_file.is_some(),
+            self.bearer.is_some(),
+        ];
+        if given.iter().filter(|given| **given).count() > 1 {
+            return wrong("credentials: give one of basic-file, bearer-file, bearer".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The part of them that concerns objects.
+    pub(super) fn encode_options(&self) -> EncodeOptions {
+        EncodeOptions {
+            level: self.level,
+            key: self.key.clone(),
+            spool_dir: self.spool_dir.clone(),
+        }
+    }
+}
+
+/// The URL that `text` spells. No error shows credentials.
+pub(super) fn parse_url(text: &str) -> Result<Url, RemoteError> {
+    let wrong =
+        |why: &str| RemoteError::Misconfigured(format!("remote {:?}: {why}", redacted(text)));
+    let url = match Url::parse(text) {
+        Ok(url) => url,
+        Err(error) => {
+            return Err(wrong(&format!(
+                "{error}; want a URL such as https://host/cache"
+            )));
+        }
+    };
+    // `file:x` and `http:x` parse, but to something that nobody meant.
+    if !text[url.scheme().len()..].starts_with("://") {
+        return Err(wrong(
+            "want a URL such as file:///srv/cache or https://host/cache",
+        ));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(wrong(
+            "a URL with ? or # cannot hold keys; write %3F or %23 if they belong to the path",
+        ));
+    }
+    Ok(url)
+}
+
+/// The error for a scheme that nobody serves.
+pub(super) fn unknown_scheme(text: &str, scheme: &str, known: &[&str]) -> RemoteError {
+    let (url, known) = (redacted(text), known.join(", "));
+    RemoteError::Misconfigured(format!(
+        "remote {url:?}: unknown scheme {scheme:?}; known are {known}"
+    ))
+}
+
+/// `text` without anything that could be a credential: whatever stands before the last `@` goes, and
+/// whatever stands behind `?` or `#`.
+fn redacted(text: &str) -> String {
+    let end = text.find(['?', '#']).unwrap_or(text.len());
+    // A password may hold a `?` itself: then nothing of the URL is shown.
+    if text[end..].contains('@') {
+        return "...".to_owned();
+    }
+    let text = &text[..end];
+    match (text.split_once("://"), text.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) if !scheme.contains('@') => {
+            format!("{scheme}://{rest}")
+        }
+        (_, Some((_, rest))) => rest.to_owned(),
+        (_, None) => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_layout_finds_its_own_keys_again_and_no_others() {
+        let sig = Signature::parse(b"ab3456789012345678901234567890cd").unwrap();
+        let keys = [
+            (Layout::Upper, "AB/ab3456789012345678901234567890cd"),
+            (Layout::Lower, "ab/ab3456789012345678901234567890cd"),
+            (Layout::Flat, "ab3456789012345678901234567890cd"),
+        ];
+        for (layout, key) in keys {
+            assert_eq!(layout.key(&sig), key);
+            for (other, _) in keys {
+                assert_eq!(
+                    other.parse(key).is_some(),
+                    other == layout,
+                    "{other:?} {key}"
+                );
+            }
+        }
+        for stray in [
+            "config",
+            "AB/config",
+            "CD/ab3456789012345678901234567890cd",
+            "",
+            "/",
+        ] {
+            assert!(Layout::Upper.parse(stray).is_none(), "{stray}");
+        }
+    }
+
+    #[test]
+    fn options_that_contradict_each_other_are_refused() {
+        let secret = Some(Secret::new("t"));
+        let file = || Some(PathBuf::from("f"));
+        let base = RemoteOptions::default;
+        assert!(base().check().is_ok());
+        for bad in [
+            RemoteOptions {
+                level: 20,
+                ..base()
+            },
+            RemoteOptions {
+                key: Some(Key::new([0; 32])),
+                format: Format::Raw,
+                ..base()
+            },
+            RemoteOptions {
+                bearer: secret,
+                basic_file: file(),
+                ..base()
+            },
+        ] {
+            assert!(
+                matches!(bad.check(), Err(RemoteError::Misconfigured(_))),
+                "{bad:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let key = Key::parse(&"5e".repeat(32));
+        let bearer = Some(Secret::new("t0ken"));
+        let shown = format!(
+            "{:?}",
+            RemoteOptions {
+                key,
+                bearer,
+                ..RemoteOptions::default()
+            }
+        );
+        assert!(
+            !shown.contains("t0ken") && !shown.contains("5e5e") && !shown.contains("94, 94"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn redacting_keeps_nothing_that_could_be_a_password() {
+        assert_eq!(redacted("http://u:p@h/x"), "http://h/x");
+        assert_eq!(redacted("http://u:p@q@h/x"), "http://h/x");
+        assert_eq!(redacted("u:p@h"), "h");
+        assert_eq!(redacted("http://u:p?w@h/x"), "...");
+        assert_eq!(redacted("http://h/x?token=t"), "http://h/x");
+    }
+}
