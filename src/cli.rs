@@ -21,10 +21,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::config::Host;
 use crate::config::places;
-use crate::config::{Host, Secret};
 use crate::control::mounts::{MountTable, Mounted};
 use crate::logging::Audience;
+use crate::remote::Secret;
 use crate::sys;
 
 const EXIT_STATUS: &str = "\

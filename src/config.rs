@@ -11,11 +11,12 @@ pub mod options;
 pub mod places;
 mod values;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use log::LevelFilter;
+
+use crate::remote::{RemoteOptions, Secret};
 
 pub use places::RemoteUrl;
 pub use values::Amount;
@@ -65,8 +66,10 @@ pub struct Config {
     pub upload_threads: usize,
     /// Event loops.
     pub event_threads: usize,
-    /// What the remote is to be opened with.
+    /// What the remote is to be opened with, but for the key.
     pub remote_options: RemoteOptions,
+    /// File with the key that objects are authenticated with; whoever opens the remote reads it.
+    pub key_file: Option<PathBuf>,
     /// Whether other users than the mounting one may use it.
     pub allow_other: bool,
     /// Whether the kernel checks permissions.
@@ -145,107 +148,6 @@ pub struct LogOptions {
     pub file: Option<PathBuf>,
 }
 
-/// Text that must not be seen. There is no way to print it but [`Secret::expose`].
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps a secret.
-    pub fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    /// The secret itself.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(hidden)")
-    }
-}
-
-/// What the remote is to be opened with.
-#[derive(Clone, Debug, Default)]
-pub struct RemoteOptions {
-    /// How keys are made of signatures.
-    pub layout: Layout,
-    /// What an object looks like.
-    pub format: Format,
-    /// Level of compression; the format's own default when absent.
-    pub level: Option<i32>,
-    /// File with the key that objects are authenticated with.
-    pub key_file: Option<PathBuf>,
-    /// File with `user:password` for Basic authentication.
-    pub basic_file: Option<PathBuf>,
-    /// File with a bearer token.
-    pub bearer_file: Option<PathBuf>,
-    /// A bearer token from the environment.
-    pub bearer: Option<Secret>,
-    /// File with logins by host.
-    pub netrc_file: Option<PathBuf>,
-    /// File with certificates to be trusted as well.
-    pub ca_file: Option<PathBuf>,
-    /// Latest moment for a connection to stand.
-    pub connect_timeout: Option<Duration>,
-    /// Longest silence in the middle of a transfer.
-    pub stall_timeout: Option<Duration>,
-    /// Latest end of a request that carries no content.
-    pub request_timeout: Option<Duration>,
-}
-
-/// How keys are made of signatures.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Layout {
-    /// `XX/SIG`, as on disk.
-    #[default]
-    Upper,
-    /// `xx/SIG`, as SCons' issue 4394 has it.
-    Lower,
-    /// `SIG`.
-    Flat,
-    /// `ac/` and 64 digits, for HTTP caches that Bazel uses.
-    Bazel,
-}
-
-impl std::str::FromStr for Layout {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "XX/SIG" => Ok(Self::Upper),
-            "xx/SIG" => Ok(Self::Lower),
-            "flat" => Ok(Self::Flat),
-            "bazel" => Ok(Self::Bazel),
-            _ => Err("expected XX/SIG, xx/SIG, flat or bazel".into()),
-        }
-    }
-}
-
-/// What an object looks like.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
-    /// zstd with our header.
-    #[default]
-    Zstd,
-    /// The bytes themselves.
-    Raw,
-}
-
-impl std::str::FromStr for Format {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "zstd" => Ok(Self::Zstd),
-            "raw" => Ok(Self::Raw),
-            _ => Err("expected zstd or raw".into()),
-        }
-    }
-}
-
 /// What configuration has to know of the machine and of who is asking. `cli` fills it in.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -322,6 +224,7 @@ pub(crate) struct Draft {
     upload_threads: Option<usize>,
     event_threads: Option<usize>,
     remote: RemoteOptions,
+    key_file: Option<PathBuf>,
     allow_other: Option<bool>,
     default_permissions: Option<bool>,
     uid: Option<String>,
@@ -393,6 +296,7 @@ impl Draft {
                 .event_threads
                 .unwrap_or((2 * host.cpus).clamp(4, MAX_EVENT_THREADS)),
             remote_options: remote_options(self.remote, host),
+            key_file: self.key_file.map(|file| host.cwd.join(file)),
             allow_other: self.allow_other.unwrap_or(host.uid == 0),
             default_permissions: self.default_permissions.unwrap_or(true),
             uid: number_of("uid", self.uid, host.user_id)?,
@@ -410,16 +314,17 @@ impl Draft {
     }
 }
 
-/// Files are named relative to where the command was typed; the daemon works elsewhere.
+/// Files are named relative to where the command was typed; the daemon works elsewhere. Credentials that are named
+/// in an option outweigh the token in the environment.
 fn remote_options(typed: RemoteOptions, host: &Host) -> RemoteOptions {
     let absolute = |file: Option<PathBuf>| file.map(|f| host.cwd.join(f));
+    let named = typed.basic_file.is_some() || typed.bearer_file.is_some();
     RemoteOptions {
-        key_file: absolute(typed.key_file),
         basic_file: absolute(typed.basic_file),
         bearer_file: absolute(typed.bearer_file),
         netrc_file: absolute(typed.netrc_file),
         ca_file: absolute(typed.ca_file),
-        bearer: host.bearer.clone(),
+        bearer: host.bearer.clone().filter(|_| !named),
         ..typed
     }
 }

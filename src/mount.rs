@@ -1,22 +1,50 @@
-//! STUB of the composition root, replaced by the lead's: an empty file system with a control socket.
+//! The composition root: builds every part of a mount, joins them, and owns every thread.
+//!
+//! A mount ends in this order: it is unmounted (by us or by anybody), lookups that wait are answered, uploads are
+//! drained as long as they may take, the parts stop, and only then is the backing directory free again.
+
+mod controls;
+mod threads;
 
 use std::io;
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, INodeNo, MountOption, ReplyAttr,
-    ReplyDirectory, Request, Session, SessionACL,
-};
+use fuser::{MountOption, Session, SessionACL};
+use rustix::process::{Resource, Rlimit};
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Push};
 use crate::control::mounts::MountTable;
 use crate::control::server::Server;
-use crate::control::{Controlled, Status};
-use crate::remote::{Remote, RemoteError};
+use crate::fetch::{self, Fetch};
+use crate::fs::{self, Fs};
+use crate::fuse::{FuseFs, Invalidator, Passthrough};
+use crate::name::PRIVATE_DIR;
+use crate::remote::breaker::{Breaker, BreakerOptions};
+use crate::remote::retry::{Retry, RetryOptions};
+use crate::remote::{self, KeyError, Remote, RemoteError, RemoteOptions};
+use crate::stats::Stats;
 use crate::stop::Stop;
+use crate::store::{Limits, Store, StoreError};
+use crate::upload::{Item, Uploads};
+use crate::{name::Place, sys};
+use controls::Controls;
+use threads::Threads;
+
+/// The breaker probes a dead remote at least this often, so that it is used again soon after it is back.
+const LONGEST_BREAK: Duration = Duration::from_secs(8);
+/// How often it is asked whether a probe is due.
+const PROBE_TICK: Duration = Duration::from_millis(500);
+/// Attempts of a fetch; uploads have a schedule of their own.
+const FETCH_ATTEMPTS: u32 = 2;
+/// How long a mount that was told to stop waits for those who still have files open in it.
+const LINGER: Duration = Duration::from_secs(2);
+/// How long uploads that are under way when the draining ends may still take.
+const LAST_UPLOADS: Duration = Duration::from_millis(500);
 
 /// Why a mount did not come to be.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +52,22 @@ pub enum MountError {
     /// The remote's URL or options are wrong.
     #[error("{0}")]
     Remote(#[from] RemoteError),
+    /// The backing directory cannot be used.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The key cannot be used.
+    #[error("{0}")]
+    Key(#[from] KeyError),
+    /// The kernel or the mount helper refused.
+    #[error("{what}: {source}{hint}")]
+    Kernel {
+        /// What was tried.
+        what: String,
+        /// The cause.
+        source: io::Error,
+        /// What to do.
+        hint: &'static str,
+    },
     /// Something else.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -36,163 +80,432 @@ pub struct Summary {
     pub pending_left: u64,
 }
 
-/// Opens the remote with all its decorators; the mount is not needed for it.
-pub fn open_remote(
-    config: &Config,
-    _clock: &Arc<dyn Clock>,
-) -> Result<Arc<dyn Remote>, RemoteError> {
-    Err(RemoteError::Misconfigured(format!(
-        "{}: no such kind of remote; expected https://HOST/PATH or file:///DIR",
-        config.remote
-    )))
+/// Opens the remote that a configuration names, without decorators.
+pub fn open_remote(config: &Config) -> Result<Arc<dyn Remote>, MountError> {
+    Ok(remote::open(
+        config.remote.as_given(),
+        &remote_options(config, None)?,
+    )?)
+}
+
+/// The options of the remote, with the key read from its file.
+fn remote_options(config: &Config, spool: Option<PathBuf>) -> Result<RemoteOptions, KeyError> {
+    let typed = &config.remote_options;
+    let standard = RemoteOptions::default();
+    Ok(RemoteOptions {
+        layout: typed.layout,
+        format: typed.format,
+        level: typed.level.unwrap_or(standard.level),
+        key: typed
+            .key_file
+            .as_deref()
+            .map(remote::Key::read)
+            .transpose()?,
+        spool_dir: spool.unwrap_or(standard.spool_dir),
+        connect_timeout: typed.connect_timeout.unwrap_or(standard.connect_timeout),
+        stall_timeout: typed.stall_timeout.unwrap_or(standard.stall_timeout),
+        request_timeout: typed.request_timeout.unwrap_or(standard.request_timeout),
+        netrc_file: typed.netrc_file.clone(),
+        basic_file: typed.basic_file.clone(),
+        bearer_file: typed.bearer_file.clone(),
+        bearer: typed.bearer.clone(),
+        ca_file: typed.ca_file.clone(),
+    })
 }
 
 /// A running mount.
 pub struct Mount {
-    session: JoinHandle<io::Result<()>>,
+    parts: Arc<Parts>,
+    session: JoinHandle<()>,
+    /// Fetch workers, evictor, and what else ends when the parts are stopped.
+    helpers: Threads,
+    uploaders: Threads,
     server: JoinHandle<()>,
     server_stop: Stop,
-    unmount: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// What outlives any one thread of a mount.
+pub(self) struct Parts {
+    config: Config,
+    clock: Arc<dyn Clock>,
+    store: Arc<Store>,
+    remote: Arc<Breaker>,
+    fetch: Arc<Fetch>,
+    uploads: Arc<Uploads>,
+    stats: Arc<Stats>,
+    passthrough: Arc<Passthrough>,
+    drain_millis: AtomicU64,
+    /// Asked once: unmount. Asked again: do not drain.
+    stop: Stop,
+    /// Asked when everything else has ended.
+    over: Stop,
+    started: Duration,
 }
 
 impl Mount {
     /// Mounts; returns when the mount answers.
     pub fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, MountError> {
-        if config.remote.local_dir().is_none() {
-            open_remote(&config, &clock)?;
-        }
-        let mut options = fuser::Config::default();
-        options.mount_options = vec![
-            MountOption::FSName(config.fsname.clone()),
-            MountOption::CUSTOM("subtype=cachedirfs".into()),
-        ];
-        options.acl = if config.allow_other {
-            SessionACL::All
-        } else {
-            SessionACL::Owner
-        };
-        let mut session = Session::new(Empty, &config.mountpoint, &options)?;
-        let unmounter = Mutex::new(session.unmount_callable());
-        let unmount = Arc::new(move || {
-            if let Ok(mut unmounter) = unmounter.lock() {
-                let _ = unmounter.unmount();
+        prepare_process();
+        let (parts, jobs) = Parts::build(config, clock)?;
+        let parts = Arc::new(parts);
+        let fs = Arc::new(parts.file_system()?);
+        let session = parts.session(&fs)?;
+        fs.set_kernel(Box::new(Invalidator(session.notifier())));
+
+        let mut helpers = Threads::default();
+        let mut uploaders = Threads::default();
+        spawn_fetchers(&mut helpers, &parts, &jobs.fetch)?;
+        spawn_keepers(&mut helpers, &parts, &fs)?;
+        spawn_uploaders(&mut uploaders, &parts)?;
+        let session = threads::spawn("session", move || {
+            if let Err(e) = session.run() {
+                log::error!("the FUSE session ended: {e}");
             }
-        });
-        let table = MountTable::read()?;
-        let device = table
-            .at(&config.mountpoint)
-            .ok_or_else(|| io::Error::other("not in the mount table"))?
-            .device;
-        let controlled = Arc::new(Controls {
-            config: config.clone(),
-            unmount: unmount.clone(),
-        });
-        let server = Server::bind(&config.run_dir, device, controlled, clock)?;
+        })?;
         let server_stop = Stop::new()?;
-        let stop = server_stop.clone();
+        let server = parts.serve(server_stop.clone())?;
         Ok(Self {
-            session: thread::spawn(move || session.run()),
-            server: thread::spawn(move || server.run(&stop)),
+            parts,
+            session,
+            helpers,
+            uploaders,
+            server,
             server_stop,
-            unmount,
         })
     }
 
     /// What asks the mount to end: the first call unmounts, each further one says to leave the draining.
     pub fn stopper(&self) -> Box<dyn Fn() + Send + Sync> {
-        let unmount = self.unmount.clone();
-        Box::new(move || unmount())
+        let parts = self.parts.clone();
+        Box::new(move || parts.ask_to_stop())
     }
 
     /// Stays until it is unmounted and drained.
     pub fn wait(self) -> Summary {
-        let _ = self.session.join();
+        let parts = &self.parts;
+        parts.wait_for_unmount(&self.session);
+        parts.fetch.stop();
+        let drained = parts.drain(&self.uploaders);
+        parts.store.stop();
+        parts.over.ask();
+        self.helpers.join();
+        if drained {
+            self.uploaders.join();
+        }
         self.server_stop.ask();
-        let _ = self.server.join();
-        Summary { pending_left: 0 }
+        threads::join(self.server);
+        Summary {
+            pending_left: parts.uploads.pending().count,
+        }
     }
 }
 
-struct Controls {
-    config: Config,
-    unmount: Arc<dyn Fn() + Send + Sync>,
+/// The receiving ends of the pools' channels.
+struct Jobs {
+    fetch: crossbeam_channel::Receiver<Place>,
 }
 
-impl Controlled for Controls {
-    fn status(&self) -> Status {
-        Status {
-            version: env!("CARGO_PKG_VERSION").into(),
-            pid: std::process::id(),
-            remote: self.config.remote_shown(),
-            mountpoint: self.config.mountpoint.display().to_string(),
-            backing: self.config.backing.display().to_string(),
-            limit: self.config.size,
-            min_free: self.config.min_free,
-            push: self.config.push.as_str().into(),
-            ..Status::default()
+impl Parts {
+    fn build(config: Config, clock: Arc<dyn Clock>) -> Result<(Self, Jobs), MountError> {
+        let stats = Arc::new(Stats::default());
+        let limits = Limits {
+            size: config.size,
+            min_free: config.min_free,
+        };
+        let spool = config.backing.join(PRIVATE_DIR).join("tmp");
+        let options = remote_options(&config, Some(spool))?;
+        let plain = remote::open(config.remote.as_given(), &options)?;
+        let store = Store::open(&config.backing, limits, clock.clone(), stats.clone())?;
+        let store = Arc::new(store);
+        let retry = RetryOptions {
+            attempts: FETCH_ATTEMPTS,
+            ..RetryOptions::default()
+        };
+        let breaker = BreakerOptions {
+            max_delay: LONGEST_BREAK,
+            in_background: true,
+            ..BreakerOptions::default()
+        };
+        let retried = Arc::new(Retry::new(plain, clock.clone(), retry));
+        let remote = Arc::new(Breaker::new(retried, clock.clone(), breaker));
+
+        let uploads = Uploads::new(store.clone(), remote.clone(), clock.clone(), stats.clone())?;
+        let (send, receive) = crossbeam_channel::bounded(fetch::QUEUE);
+        let times = fetch::Times {
+            negative_ttl: config.negative_ttl,
+            lookup_timeout: config.lookup_timeout,
+        };
+        let fetch = Fetch::new(
+            store.clone(),
+            remote.clone(),
+            clock.clone(),
+            stats.clone(),
+            times,
+            send,
+        );
+        let off = (!config.passthrough).then(|| "switched off (nopassthrough)".to_owned());
+        let parts = Self {
+            drain_millis: AtomicU64::new(millis(config.drain_timeout)),
+            started: clock.now(),
+            passthrough: Arc::new(Passthrough::new(off)),
+            fetch: Arc::new(fetch),
+            uploads: Arc::new(uploads),
+            stop: Stop::new()?,
+            over: Stop::new()?,
+            config,
+            clock,
+            store,
+            remote,
+            stats,
+        };
+        Ok((parts, Jobs { fetch: receive }))
+    }
+
+    fn file_system(&self) -> io::Result<Fs> {
+        let options = fs::Options {
+            read_only: self.config.ro,
+            push: self.config.push != Push::Off,
+            uid: self.config.uid,
+            gid: self.config.gid,
+            umask: self.config.umask,
+        };
+        Fs::new(
+            self.store.clone(),
+            self.fetch.clone(),
+            self.uploads.clone(),
+            options,
+            self.clock.clone(),
+            self.stats.clone(),
+        )
+    }
+
+    fn session(&self, fs: &Arc<Fs>) -> Result<Session<FuseFs>, MountError> {
+        let sync = self.config.push == Push::Sync;
+        let fuse = FuseFs::new(fs.clone(), self.passthrough.clone(), sync);
+        Session::new(fuse, &self.config.mountpoint, &self.kernel_options()).map_err(|source| {
+            MountError::Kernel {
+                what: format!("cannot mount FUSE on {}", self.config.mountpoint.display()),
+                hint: hint(&source),
+                source,
+            }
+        })
+    }
+
+    fn kernel_options(&self) -> fuser::Config {
+        let config = &self.config;
+        let flags = &config.kernel;
+        let mut options = fuser::Config::default();
+        options.mount_options = vec![
+            MountOption::FSName(config.fsname.clone()),
+            MountOption::CUSTOM("subtype=cachedirfs".into()),
+        ];
+        let switches = [
+            (config.default_permissions, MountOption::DefaultPermissions),
+            (flags.nosuid, MountOption::NoSuid),
+            (flags.nodev, MountOption::NoDev),
+            (flags.noexec, MountOption::NoExec),
+            (flags.noatime, MountOption::NoAtime),
+        ];
+        let on = switches
+            .into_iter()
+            .filter(|(on, _)| *on)
+            .map(|(_, option)| option);
+        options.mount_options.extend(on);
+        options.acl = if config.allow_other {
+            SessionACL::All
+        } else {
+            SessionACL::Owner
+        };
+        options.n_threads = Some(config.event_threads);
+        // Each event loop a descriptor of its own, if this user may open the device.
+        options.clone_fd = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open(DEVICE)
+            .is_ok();
+        options
+    }
+
+    fn serve(self: &Arc<Self>, stop: Stop) -> Result<JoinHandle<()>, MountError> {
+        let config = &self.config;
+        let table = MountTable::read()?;
+        let device = table
+            .at(&config.mountpoint)
+            .ok_or_else(|| io::Error::other("the mount is not in the mount table"))?
+            .device;
+        let controls = Arc::new(Controls(self.clone()));
+        let server = Server::bind(&config.run_dir, device, controls, self.clock.clone())?;
+        Ok(threads::spawn("control", move || server.run(&stop))?)
+    }
+
+    fn ask_to_stop(&self) {
+        self.stop.ask();
+        if self.stop.at_once() {
+            self.drain_millis.store(0, Ordering::Relaxed);
+            self.uploads.drain(Duration::ZERO);
+            return;
+        }
+        if let Err(e) = unmount(&self.config.mountpoint) {
+            log::warn!("cannot unmount {}: {e}", self.config.mountpoint.display());
         }
     }
 
-    fn mark(&self) -> u64 {
-        0
+    /// Waits until the session has ended. Told to stop, it does not wait for ever for files that are still open.
+    fn wait_for_unmount(&self, session: &JoinHandle<()>) {
+        let mut give_up = None;
+        while !session.is_finished() {
+            let now = self.clock.now();
+            match give_up {
+                Some(time) if now >= time => {
+                    log::warn!(
+                        "files are still open in {}",
+                        self.config.mountpoint.display()
+                    );
+                    return;
+                }
+                None if self.stop.asked() => give_up = Some(now + LINGER),
+                _ => {}
+            }
+            self.clock.sleep(UNMOUNT_TICK);
+        }
     }
 
-    fn pending_before(&self, _mark: u64) -> u64 {
-        0
-    }
-
-    fn set_drain_timeout(&self, _timeout: Duration) {}
-
-    fn stop(&self) {
-        (self.unmount)();
+    /// Drains the uploads; whether all their threads have ended.
+    fn drain(&self, uploaders: &Threads) -> bool {
+        let timeout = Duration::from_millis(self.drain_millis.load(Ordering::Relaxed));
+        self.uploads.drain(timeout);
+        let deadline = self.clock.now() + timeout + LAST_UPLOADS;
+        let mut cut = false;
+        while !uploaders.are_finished() {
+            if self.stop.at_once() && !cut {
+                cut = true;
+                self.uploads.drain(Duration::ZERO);
+            }
+            if self.clock.now() >= deadline || (cut && !uploaders.are_finished()) {
+                self.clock.sleep(LAST_UPLOADS);
+                return uploaders.are_finished();
+            }
+            self.clock.sleep(DRAIN_TICK);
+        }
+        true
     }
 }
 
-struct Empty;
+/// The FUSE device.
+const DEVICE: &str = "/dev/fuse";
+/// How often it is seen whether the session has ended.
+const UNMOUNT_TICK: Duration = Duration::from_millis(20);
+/// How often it is seen whether the uploads have ended.
+const DRAIN_TICK: Duration = Duration::from_millis(10);
 
-impl Filesystem for Empty {
-    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let epoch = SystemTime::UNIX_EPOCH;
-        reply.attr(
-            &Duration::from_secs(60),
-            &FileAttr {
-                ino,
-                size: 0,
-                blocks: 0,
-                atime: epoch,
-                mtime: epoch,
-                ctime: epoch,
-                crtime: epoch,
-                kind: FileType::Directory,
-                perm: 0o755,
-                nlink: 2,
-                uid: req.uid(),
-                gid: req.gid(),
-                rdev: 0,
-                blksize: 4096,
-                flags: 0,
-            },
-        );
+fn spawn_fetchers(
+    threads: &mut Threads,
+    parts: &Arc<Parts>,
+    jobs: &crossbeam_channel::Receiver<Place>,
+) -> io::Result<()> {
+    for n in 0..parts.config.fetch_threads {
+        let (fetch, jobs) = (parts.fetch.clone(), jobs.clone());
+        threads.spawn(&format!("fetch-{n}"), move || fetch.run_worker(&jobs))?;
     }
+    let fetch = parts.fetch.clone();
+    threads.spawn("fetch-clock", move || fetch.run_clock())
+}
 
-    fn readdir(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        reply: ReplyDirectory,
-    ) {
-        reply.ok();
-    }
+fn spawn_keepers(threads: &mut Threads, parts: &Arc<Parts>, fs: &Arc<Fs>) -> io::Result<()> {
+    let (store, evicting) = (parts.store.clone(), fs.clone());
+    threads.spawn("evict", move || {
+        store.run_evictor(&|place| evicting.evict(place))
+    })?;
+    let store = parts.store.clone();
+    threads.spawn("scan", move || {
+        if let Err(e) = store.scan() {
+            log::error!(
+                "cannot read the whole backing directory {}: {e}",
+                store.path().display()
+            );
+        }
+    })?;
+    let parts = parts.clone();
+    threads.spawn("probe", move || {
+        while !parts.over.asked() {
+            parts.remote.probe();
+            if let Err(e) =
+                sys::poll_readable(&[std::os::fd::AsFd::as_fd(&parts.over)], Some(PROBE_TICK))
+            {
+                log::error!("the remote is not probed any more: {e}");
+                return;
+            }
+        }
+    })
+}
 
-    fn lookup(
-        &self,
-        _req: &Request,
-        _parent: INodeNo,
-        _name: &std::ffi::OsStr,
-        reply: fuser::ReplyEntry,
-    ) {
-        reply.error(Errno::ENOENT);
+fn spawn_uploaders(threads: &mut Threads, parts: &Arc<Parts>) -> io::Result<()> {
+    let workers = if parts.config.ro {
+        0
+    } else {
+        parts.config.upload_threads
+    };
+    // No room in between: what is not being uploaded stays in the queue, where it can be superseded.
+    let (send, receive) = crossbeam_channel::bounded::<Item>(0);
+    for n in 0..workers {
+        let (uploads, jobs) = (parts.uploads.clone(), receive.clone());
+        threads.spawn(&format!("upload-{n}"), move || uploads.run_worker(&jobs))?;
     }
+    if workers > 0 {
+        let uploads = parts.uploads.clone();
+        threads.spawn("upload", move || uploads.run_dispatcher(send))?;
+    }
+    Ok(())
+}
+
+/// What the whole process needs: modes as they are asked for, and as many descriptors as it may have.
+fn prepare_process() {
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let wanted = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(e) = rustix::process::setrlimit(Resource::Nofile, wanted) {
+        log::debug!("cannot raise the limit of open files: {e}");
+    }
+}
+
+/// Unmounts; lazily if it is in use.
+fn unmount(mountpoint: &Path) -> io::Result<()> {
+    match sys::unmount(mountpoint, false) {
+        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => sys::unmount(mountpoint, true),
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) => unmount_by_helper(mountpoint),
+        // Somebody else was faster.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        result => result,
+    }
+}
+
+/// What a user may not do, fusermount3 does.
+fn unmount_by_helper(mountpoint: &Path) -> io::Result<()> {
+    let status = std::process::Command::new("fusermount3")
+        .arg("-uz")
+        .arg(mountpoint)
+        .status()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("fusermount3 -uz: {status}")))
+    }
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    let text = error.to_string();
+    if text.contains("user_allow_other") {
+        "; add the line user_allow_other to /etc/fuse.conf, or leave allow_other out"
+    } else if error.kind() == io::ErrorKind::NotFound {
+        "; install fuse3 (for fusermount3), and in a container give it --device /dev/fuse"
+    } else {
+        ""
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

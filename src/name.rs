@@ -43,6 +43,27 @@ impl Dir {
     }
 }
 
+/// Where an entry stands: its signature, in the prefix directory of so many of its digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The entry's signature.
+    pub sig: Signature,
+    /// Digits of the prefix directory it stands in.
+    pub digits: u8,
+}
+
+impl Place {
+    /// The name of the prefix directory.
+    pub fn dir(&self) -> String {
+        self.sig.prefix(usize::from(self.digits))
+    }
+
+    /// The path below the root: `XX/SIG`.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.dir(), self.sig)
+    }
+}
+
 /// What a name in a directory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Name {
@@ -51,7 +72,7 @@ pub enum Name {
     /// A prefix directory in the root: 1 to 4 upper-case hex digits.
     PrefixDir(Dir),
     /// An entry: a signature in the prefix directory that it begins with.
-    Entry(Signature),
+    Entry(Place),
     /// Our own directory in the backing root, which nobody may see or make.
     Private,
     /// Anything else.
@@ -63,8 +84,11 @@ impl Name {
     pub fn parse(dir: &Dir, name: &[u8]) -> Self {
         match dir {
             Dir::Root => Self::parse_in_root(name),
-            Dir::Prefix(..) => match Signature::parse(name) {
-                Some(sig) if begins_with(&sig, dir.prefix_digits()) => Self::Entry(sig),
+            Dir::Prefix(_, digits) => match Signature::parse(name) {
+                Some(sig) if begins_with(&sig, dir.prefix_digits()) => Self::Entry(Place {
+                    sig,
+                    digits: *digits,
+                }),
                 _ => Self::Scratch,
             },
             Dir::Scratch => Self::Scratch,
@@ -101,7 +125,10 @@ fn prefix_dir(name: &[u8]) -> Option<Dir> {
     }
     let mut digits = [0; MAX_PREFIX];
     digits[..name.len()].copy_from_slice(name);
-    Some(Dir::Prefix(digits, u8::try_from(name.len()).expect("at most MAX_PREFIX")))
+    Some(Dir::Prefix(
+        digits,
+        u8::try_from(name.len()).expect("at most MAX_PREFIX"),
+    ))
 }
 
 #[cfg(test)]
@@ -119,7 +146,10 @@ mod tests {
     #[test]
     fn an_entry_is_a_signature_in_its_own_prefix_directory() {
         for prefix in [&b"A"[..], b"AB", b"AB3", b"AB34"] {
-            assert!(matches!(in_prefix(prefix, SIG), Name::Entry(_)), "{prefix:?}");
+            assert!(
+                matches!(in_prefix(prefix, SIG), Name::Entry(_)),
+                "{prefix:?}"
+            );
         }
         for prefix in [&b"B"[..], b"AC", b"ab", b"AB345", b"XY", b""] {
             assert_eq!(in_prefix(prefix, SIG), Name::Scratch, "{prefix:?}");
@@ -149,9 +179,10 @@ mod tests {
         #[test]
         fn any_bytes_parse_without_a_panic(prefix: Vec<u8>, name: Vec<u8>) {
             let dir = Name::parse(&Dir::Root, &prefix).as_dir();
-            if let Name::Entry(sig) = Name::parse(&dir, &name) {
-                prop_assert_eq!(sig.as_bytes(), &name[..]);
-                prop_assert!(prefix.len() <= 4);
+            if let Name::Entry(place) = Name::parse(&dir, &name) {
+                prop_assert_eq!(place.sig.as_bytes(), &name[..]);
+                let dir = place.dir();
+                prop_assert_eq!(dir.as_bytes(), &prefix[..]);
             }
         }
     }

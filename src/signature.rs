@@ -78,7 +78,9 @@ pub enum Meta {
 impl Meta {
     /// A regular file; bits outside [`MODE_MASK`] are dropped.
     pub fn file(mode: u32) -> Self {
-        Self::File { mode: mode & MODE_MASK }
+        Self::File {
+            mode: mode & MODE_MASK,
+        }
     }
 
     /// The permission bits: those of a symlink are always 0o777.
@@ -98,7 +100,14 @@ mod tests {
     fn only_32_to_128_lower_case_hex_digits_are_a_signature() {
         assert!(Signature::parse(&[b'a'; 32]).is_some());
         assert!(Signature::parse(&[b'0'; 128]).is_some());
-        for bad in [&[b'a'; 31][..], &[b'a'; 129], &[b'A'; 32], &[b'g'; 32], b"", b"../../../../../../../../etc/passwd"] {
+        for bad in [
+            &[b'a'; 31][..],
+            &[b'a'; 129],
+            &[b'A'; 32],
+            &[b'g'; 32],
+            b"",
+            b"../../../../../../../../etc/passwd",
+        ] {
             assert!(Signature::parse(bad).is_none(), "{bad:?}");
         }
     }

@@ -4,6 +4,9 @@
 /// What the tests share: mounts that clean up after themselves, real SCons, an oracle of pushes.
 mod support;
 
+/// The command line: exit codes, messages, and the life of a mount's process from outside.
+mod cli;
+
 /// The mounted file system, one kernel-visible behaviour a file; real file system test suites.
 mod mounted;
 

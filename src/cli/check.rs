@@ -138,7 +138,7 @@ fn read(remote: &dyn Remote, probe: &Signature) -> Result<String, RemoteError> {
         .content
         .take(1 << 20)
         .read_to_end(&mut content)
-        .map_err(|err| RemoteError::Corrupt(err.to_string()))?;
+        .map_err(RemoteError::from_io)?;
     if content == CONTENT {
         return Ok("what was written".into());
     }
@@ -172,7 +172,7 @@ fn list(remote: &dyn Remote, _probe: &Signature) -> Result<String, RemoteError> 
 
 fn advice(err: &RemoteError) -> &'static str {
     match err {
-        RemoteError::Transient(_) => {
+        RemoteError::Transient(_) | RemoteError::Busy(..) => {
             "Is it up, and can this machine reach it? Mounting works, with misses until it is."
         }
         RemoteError::Refused(_) => {
@@ -185,6 +185,7 @@ fn advice(err: &RemoteError) -> &'static str {
             "It has no room or allows no objects of this size (nginx: client_max_body_size)."
         }
         RemoteError::Misconfigured(_) => "The URL or an option is wrong.",
+        RemoteError::Local(_) => "The failure is on this machine, not at the remote.",
         RemoteError::Unsupported(_) => "",
     }
 }

@@ -3,8 +3,6 @@
 //! A list is comma-separated; `\,` stands for a comma in a value and `\\` for a backslash, any other backslash is
 //! itself. A switch is written `name`, `noname` or `name=on|off`.
 
-use std::str::FromStr;
-
 use super::values::{amount, duration, mask, some_amount, some_duration, switch, threads};
 use super::{ConfigError, Draft, Push};
 
@@ -31,6 +29,22 @@ macro_rules! valued {
             help: $help,
             set: |draft, text| {
                 draft.$($field).+ = Some($parse(text)?);
+                Ok(())
+            },
+        }
+    };
+}
+
+/// An option with a value, of what the remote is opened with; its default stands there.
+macro_rules! of_remote {
+    ($name:literal, $value:literal, $default:literal, $help:literal, $parse:expr => $field:ident) => {
+        OptionSpec {
+            name: $name,
+            value: Some($value),
+            default: $default,
+            help: $help,
+            set: |draft, text| {
+                draft.remote.$field = $parse(text)?;
                 Ok(())
             },
         }
@@ -73,34 +87,24 @@ pub static OPTIONS: &[OptionSpec] = &[
         "how long an absent entry stays absent without asking again", duration => negative_ttl),
     valued!("lookup_timeout", "TIME", "3s",
         "latest first byte of a lookup; what is later is a miss", some_duration => lookup_timeout),
-    valued!("connect_timeout", "TIME", "by remote",
-        "latest moment for a connection to stand", some_duration => remote.connect_timeout),
-    valued!("stall_timeout", "TIME", "by remote",
-        "longest silence in the middle of a transfer", some_duration => remote.stall_timeout),
-    valued!("request_timeout", "TIME", "by remote",
-        "latest end of a request that carries no content", some_duration => remote.request_timeout),
+    of_remote!("connect_timeout", "TIME", "800ms",
+        "latest moment for a connection to stand", some_duration => connect_timeout),
+    of_remote!("stall_timeout", "TIME", "5s",
+        "longest silence in the middle of a transfer", some_duration => stall_timeout),
+    of_remote!("request_timeout", "TIME", "10m",
+        "longest time for one request with its body", some_duration => request_timeout),
     valued!("drain_timeout", "TIME", "60s",
         "how long an unmount waits for uploads; the rest goes with the next mount", duration => drain_timeout),
     valued!("fetch_threads", "N", "16", "fetches at one time", threads => fetch_threads),
     valued!("upload_threads", "N", "8", "uploads at one time", threads => upload_threads),
     valued!("event_threads", "N", "twice the processors, 4 to 16", "event loops", threads => event_threads),
-    OptionSpec {
-        name: "layout",
-        value: Some("XX/SIG|xx/SIG|flat|bazel"),
-        default: "XX/SIG",
-        help: "how the remote's keys are made of signatures",
-        set: |draft, text| set_parsed(&mut draft.remote.layout, text),
-    },
-    OptionSpec {
-        name: "format",
-        value: Some("zstd|raw"),
-        default: "zstd",
-        help: "how objects are written: compressed and verified, or as plain files",
-        set: |draft, text| set_parsed(&mut draft.remote.format, text),
-    },
-    valued!("level", "N", "by format", "zstd level of compression, -7 to 19", level => remote.level),
+    of_remote!("layout", "upper|lower|flat", "upper",
+        "how the remote's keys are made of signatures: XX/SIG, xx/SIG or SIG", str::parse => layout),
+    of_remote!("format", "object|raw", "object",
+        "how objects are written: compressed and verified, or as plain files", str::parse => format),
+    of_remote!("level", "N", "3", "zstd level of compression, 1 to 19", level => level),
     valued!("key_file", "FILE", "none",
-        "key: objects not written by a holder of it are misses", some_text => remote.key_file),
+        "key: objects not written by a holder of it are misses", some_text => key_file),
     valued!("bearer_file", "FILE", "$CACHEDIRFS_BEARER_TOKEN",
         "bearer token for the remote", some_text => remote.bearer_file),
     valued!("basic_file", "FILE", "none", "user:password for the remote", some_text => remote.basic_file),
@@ -322,14 +326,6 @@ pub fn help() -> String {
     text
 }
 
-fn set_parsed<T: FromStr>(field: &mut T, text: &str) -> Result<(), String>
-where
-    T::Err: ToString,
-{
-    *field = text.parse().map_err(|err: T::Err| err.to_string())?;
-    Ok(())
-}
-
 fn some_text<T: From<String>>(text: &str) -> Result<T, String> {
     if text.is_empty() || text.contains('\0') {
         return Err("is empty".into());
@@ -347,8 +343,8 @@ fn push(text: &str) -> Result<Push, String> {
 }
 
 fn level(text: &str) -> Result<i32, String> {
-    let level = text.parse().ok().filter(|level| (-7..=19).contains(level));
-    level.ok_or_else(|| "expected a number from -7 (fastest) to 19 (smallest)".into())
+    let level = text.parse().ok().filter(|level| (1..=19).contains(level));
+    level.ok_or_else(|| "expected a number from 1 (fastest) to 19 (smallest)".into())
 }
 
 fn level_filter(text: &str) -> Result<log::LevelFilter, String> {

@@ -1,0 +1,117 @@
+//! Attributes as the mount shows them.
+
+use std::time::Duration;
+
+use rustix::fs::{FileType, Stat};
+
+use super::tree::Tree;
+use super::{Errno, Fs, LONG, ROOT, SHORT};
+use crate::name::{Dir, Name, RootFile};
+
+/// Attributes of an inode: those of its file, with the mount's own number and owner.
+#[derive(Clone, Copy, Debug)]
+pub struct Attr {
+    /// The inode number in the mount.
+    pub ino: u64,
+    /// Everything else.
+    pub stat: Stat,
+}
+
+impl Attr {
+    /// What kind of file it is.
+    pub fn kind(&self) -> FileType {
+        FileType::from_raw_mode(self.stat.st_mode)
+    }
+
+    /// Its permission bits.
+    pub fn perm(&self) -> u32 {
+        self.stat.st_mode & 0o7777
+    }
+}
+
+/// A name that was found.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// Its attributes.
+    pub attr: Attr,
+    /// How long the name holds.
+    pub entry_ttl: Duration,
+    /// How long the attributes hold.
+    pub attr_ttl: Duration,
+}
+
+impl Fs {
+    /// The attributes of an inode, and how long they hold.
+    pub fn getattr(&self, ino: u64) -> Result<(Attr, Duration), Errno> {
+        let tree = self.tree();
+        let stat = self.spot(&tree, ino)?.stat(self.store.root())?;
+        Ok(self.shown(&tree, ino, &stat))
+    }
+
+    /// Attributes of a node as the mount shows them, and how long they hold.
+    pub(super) fn shown(&self, tree: &Tree, ino: u64, stat: &Stat) -> (Attr, Duration) {
+        match self.entry_of(tree, ino) {
+            Some(place) => {
+                let attr = self.attr(Some(&Name::Entry(place)), stat);
+                (
+                    attr,
+                    if tree.get(ino).is_some_and(|n| n.writers > 0) {
+                        Duration::ZERO
+                    } else {
+                        LONG
+                    },
+                )
+            }
+            None => (self.attr(None, stat), SHORT),
+        }
+    }
+
+    /// The answer to a lookup that found this file under a name of this kind.
+    pub(super) fn found(&self, kind: &Name, stat: &Stat) -> Found {
+        let (entry_ttl, attr_ttl) = match kind {
+            // A stale lock is dropped when it is looked up: the kernel has to ask each time.
+            Name::RootFile(RootFile::ConfigLock) => (Duration::ZERO, Duration::ZERO),
+            Name::Entry(_) => (LONG, LONG),
+            _ => (LONG, SHORT),
+        };
+        Found {
+            attr: self.attr(Some(kind), stat),
+            entry_ttl,
+            attr_ttl,
+        }
+    }
+
+    fn attr(&self, kind: Option<&Name>, stat: &Stat) -> Attr {
+        let mut stat = *stat;
+        let ino = self.ino(stat.st_ino);
+        if let Some(Name::Entry(place)) = kind {
+            // Links in our journal are nobody's business.
+            let ours = self.store.pins(place).into();
+            stat.st_nlink = stat.st_nlink.saturating_sub(ours).max(1);
+        }
+        if ino == ROOT {
+            // Our private directory is not shown, so it is not counted either.
+            stat.st_nlink = stat.st_nlink.saturating_sub(1).max(2);
+        }
+        stat.st_uid = self.options.uid.unwrap_or(stat.st_uid);
+        stat.st_gid = self.options.gid.unwrap_or(stat.st_gid);
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+            stat.st_mode &= !(self.options.umask.unwrap_or(0) & 0o777);
+        }
+        Attr { ino, stat }
+    }
+
+    /// The mount's number of a file of the backing directory.
+    pub(super) fn ino(&self, backing: u64) -> u64 {
+        if backing == self.root_ino {
+            ROOT
+        } else {
+            backing
+        }
+    }
+
+    /// Whether a directory may have changed without the kernel's doing.
+    pub(super) fn dir_of(&self, tree: &Tree, ino: u64) -> Result<Dir, Errno> {
+        tree.get(ino).map(|node| node.dir).ok_or(Errno::STALE)
+    }
+}

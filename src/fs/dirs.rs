@@ -1,0 +1,146 @@
+//! Directories: making, removing, reading; and the figures of the file system.
+
+use std::ffi::OsStr;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, StatVfs};
+
+use super::attr::Found;
+use super::{Caller, Errno, Fs, ROOT, errno};
+use crate::name::{Dir, Name};
+
+/// An open directory.
+#[derive(Debug)]
+pub struct DirHandle {
+    fd: Mutex<OwnedFd>,
+    dir: Dir,
+}
+
+/// One name while reading a directory.
+#[derive(Debug)]
+pub struct DirEntry<'a> {
+    /// Its inode number.
+    pub ino: u64,
+    /// Where reading goes on after it.
+    pub next: u64,
+    /// What it is.
+    pub kind: FileType,
+    /// The name.
+    pub name: &'a OsStr,
+}
+
+impl Fs {
+    /// Makes a directory.
+    pub fn mkdir(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+    ) -> Result<Found, Errno> {
+        let kind = self.name(parent, name)?;
+        self.may_change(&kind)?;
+        let mut tree = self.tree_mut();
+        let spot = self.spot_in(&tree, parent, name)?;
+        let root = self.store.root();
+        if let Name::PrefixDir(_) = kind {
+            if spot.stat(root).is_ok() {
+                return Err(Errno::EXIST);
+            }
+            self.store
+                .ensure_prefix(name.to_str().ok_or(Errno::INVAL)?)
+                .map_err(errno)?;
+        } else {
+            rustix::fs::mkdirat(spot.at(root), &spot.path, Mode::from(mode & 0o7777))?;
+            self.own(&tree, caller, parent, &spot, mode)?;
+        }
+        let stat = spot.stat(root)?;
+        Ok(self.remember(&mut tree, parent, name, &kind, &stat))
+    }
+
+    /// Removes an empty directory. What only the remote holds does not count.
+    pub fn rmdir(&self, parent: u64, name: &OsStr) -> Result<(), Errno> {
+        self.remove(parent, name, AtFlags::REMOVEDIR)
+    }
+
+    /// Opens a directory for reading.
+    pub fn opendir(&self, ino: u64) -> Result<DirHandle, Errno> {
+        let tree = self.tree();
+        let dir = self.dir_of(&tree, ino)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let fd = self.spot(&tree, ino)?.open(self.store.root(), flags)?;
+        Ok(DirHandle {
+            fd: Mutex::new(fd),
+            dir,
+        })
+    }
+
+    /// Gives names from `offset` on to `each` until it says that it is full.
+    pub fn readdir(
+        &self,
+        handle: &DirHandle,
+        offset: u64,
+        each: &mut dyn FnMut(DirEntry<'_>) -> bool,
+    ) -> Result<(), Errno> {
+        let fd = handle.fd.lock().unwrap_or_else(PoisonError::into_inner);
+        rustix::fs::seek(&*fd, SeekFrom::Start(offset))?;
+        let mut buffer = [MaybeUninit::uninit(); 32 * 1024];
+        let mut entries = RawDir::new(fd.as_fd(), &mut buffer);
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if handle.dir == Dir::Root && !self.is_listed(name) {
+                continue;
+            }
+            let (next, kind) = (entry.next_entry_cookie(), entry.file_type());
+            let up = name == ".." && matches!(handle.dir, Dir::Root);
+            let ino = if up { ROOT } else { self.ino(entry.ino()) };
+            if each(DirEntry {
+                ino,
+                next,
+                kind,
+                name,
+            }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings a directory to the disk.
+    pub fn fsyncdir(&self, handle: &DirHandle) -> Result<(), Errno> {
+        rustix::fs::fsync(&*handle.fd.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Figures of the backing file system.
+    pub fn statfs(&self) -> Result<StatVfs, Errno> {
+        rustix::fs::fstatvfs(self.store.root())
+    }
+
+    /// Whether a name in the root is shown: our own never, a prefix directory once something is in it.
+    fn is_listed(&self, name: &OsStr) -> bool {
+        match Name::parse(&Dir::Root, name.as_bytes()) {
+            Name::Private => false,
+            Name::PrefixDir(_) => !self.is_empty_dir(name),
+            _ => true,
+        }
+    }
+
+    fn is_empty_dir(&self, name: &OsStr) -> bool {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(dir) = rustix::fs::openat(self.store.root(), name, flags, Mode::empty()) else {
+            return false;
+        };
+        let mut buffer = [MaybeUninit::uninit(); 1024];
+        let mut entries = RawDir::new(dir.as_fd(), &mut buffer);
+        while let Some(Ok(entry)) = entries.next() {
+            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                return false;
+            }
+        }
+        true
+    }
+}

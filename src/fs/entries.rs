@@ -1,0 +1,260 @@
+//! What happens to entries beyond being files: they are committed when they come to stand in their place,
+//! and evicted.
+//!
+//! A commit puts the file into the upload journal **before** the operation that the caller waits for, so that
+//! from its return on the object cannot be lost; a failed operation takes it back.
+
+use std::ffi::OsStr;
+use std::io::{self, Read, Write};
+
+use rustix::fs::{AtFlags, FileType, OFlags, Stat};
+
+use super::reach::Spot;
+use super::tree::Tree;
+use super::{Errno, Fs, errno};
+use crate::name::{Name, Place};
+use crate::signature::Meta;
+use crate::upload::Staged;
+
+/// A file on its way to an entry's name.
+#[derive(Debug, Default)]
+pub(super) struct Arrival {
+    place: Option<Place>,
+    len: u64,
+    staged: Option<Staged>,
+    /// Somebody may still write to it: it is committed when they have closed it.
+    unfinished: bool,
+}
+
+impl Fs {
+    /// Prepares for a file to arrive on the name `to`.
+    pub(super) fn arrive(
+        &self,
+        tree: &Tree,
+        spot: &Spot,
+        from: &Name,
+        to: &Name,
+        stat: &Stat,
+    ) -> Result<Arrival, Errno> {
+        let Name::Entry(place) = to else {
+            return Ok(Arrival::default());
+        };
+        let Some(len) = content_len(stat) else {
+            return Ok(Arrival::default());
+        };
+        if !self.store.has_room_for(len) {
+            return Err(Errno::NOSPC);
+        }
+        let mut arrival = Arrival {
+            place: Some(*place),
+            len,
+            ..Arrival::default()
+        };
+        if tree.get(stat.st_ino).is_some_and(|node| node.writers > 0) {
+            self.store.mark_writing(place).map_err(errno)?;
+            arrival.unfinished = true;
+        } else if !is_same_entry(from, place) {
+            arrival.staged = self.stage(spot, place, stat)?;
+        }
+        Ok(arrival)
+    }
+
+    /// It did not come after all.
+    pub(super) fn turn_back(&self, arrival: &Arrival) {
+        if let Some(staged) = &arrival.staged {
+            self.uploads.cancel(staged);
+        }
+        if let (true, Some(place)) = (arrival.unfinished, &arrival.place) {
+            self.store.unmark_writing(place);
+        }
+    }
+
+    /// It stands in its place; the number of its upload.
+    pub(super) fn settle(&self, tree: &mut Tree, arrival: Arrival, ino: u64) -> Option<u64> {
+        let place = arrival.place?;
+        self.store.added(&place, arrival.len);
+        if arrival.unfinished {
+            if let Some(node) = tree.get_mut(ino) {
+                node.unsealed = Some(place);
+            }
+            return None;
+        }
+        self.stats.pushed.one();
+        self.fetch.forget_miss(&place.sig);
+        arrival.staged.map(|staged| self.uploads.accept(staged))
+    }
+
+    /// A name that may have been an entry's is gone from its place.
+    pub(super) fn left(&self, tree: &mut Tree, kind: &Name, ino: u64) {
+        let Name::Entry(place) = kind else { return };
+        self.store.removed(place);
+        let unsealed = tree
+            .get_mut(ino)
+            .and_then(|node| node.unsealed.take_if(|at| at == place));
+        if unsealed.is_some() {
+            self.store.unmark_writing(place);
+        }
+    }
+
+    /// An entry that was written in place is closed: from now on it is whole.
+    pub(super) fn seal(&self, tree: &Tree, ino: u64, place: &Place) {
+        match self.place_spot(place).stat(self.store.root()) {
+            Ok(stat) if stat.st_ino == ino => self.commit_in_place(place, &stat),
+            _ => log::debug!(
+                "{ino} of {} nodes is not at {} any more",
+                tree.len(),
+                place.sig
+            ),
+        }
+        self.store.unmark_writing(place);
+    }
+
+    /// Commits a whole file that stands in its place already.
+    pub(super) fn commit_in_place(&self, place: &Place, stat: &Stat) {
+        let Some(len) = content_len(stat) else { return };
+        self.store.added(place, len);
+        self.stats.pushed.one();
+        self.fetch.forget_miss(&place.sig);
+        match self.stage(&self.place_spot(place), place, stat) {
+            Ok(staged) => drop(staged.map(|s| self.uploads.accept(s))),
+            Err(e) => log::warn!(
+                "cannot keep {} for its upload, it stays here only: {e}",
+                place.sig
+            ),
+        }
+    }
+
+    /// The permission bits of an entry changed. Added write bits are no news: SCons before 4.2 adds them
+    /// after every push.
+    pub(super) fn entry_mode_changed(
+        &self,
+        tree: &Tree,
+        ino: u64,
+        place: &Place,
+        before: u32,
+        after: u32,
+    ) {
+        const WRITE: u32 = 0o222;
+        let only_added_write = before & !WRITE == after & !WRITE && before & !after == 0;
+        let unsealed = tree.get(ino).is_some_and(|node| node.unsealed.is_some());
+        if only_added_write || unsealed || self.options.read_only {
+            return;
+        }
+        if let Ok(stat) = self.place_spot(place).stat(self.store.root()) {
+            self.commit_in_place(place, &stat);
+        }
+    }
+
+    /// Copies a file to an entry's place and pushes it.
+    pub(super) fn copy_into_place(&self, from: &Spot, place: &Place) -> Result<(), Errno> {
+        let root = self.store.root();
+        let stat = from.stat(root)?;
+        let Some(len) = content_len(&stat) else {
+            return Err(Errno::XDEV);
+        };
+        let mut incoming = self
+            .store
+            .begin_write(Some(len))
+            .map_err(errno)?
+            .ok_or(Errno::NOSPC)?;
+        let meta = if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+            let target = rustix::fs::readlinkat(from.at(root), &from.path, Vec::new())?;
+            incoming.write_all(target.as_bytes()).map_err(errno)?;
+            Meta::Symlink
+        } else {
+            let mut source = std::fs::File::from(from.open(root, OFlags::RDONLY)?);
+            copy(&mut source, &mut incoming).map_err(errno)?;
+            Meta::file(stat.st_mode)
+        };
+        match incoming.commit(place, meta).map_err(errno)? {
+            crate::store::Committed::New => {}
+            crate::store::Committed::Existed => return Err(Errno::EXIST),
+        }
+        let stat = self.place_spot(place).stat(root)?;
+        self.commit_in_place(place, &stat);
+        Ok(())
+    }
+
+    /// Calls `waiter` once that upload was tried.
+    pub fn when_tried(&self, upload: u64, waiter: crate::upload::Waiter) {
+        self.uploads.when_tried(upload, waiter);
+    }
+
+    /// Links a file into the upload journal, if this mount pushes.
+    fn stage(&self, spot: &Spot, place: &Place, stat: &Stat) -> Result<Option<Staged>, Errno> {
+        if !self.options.push || self.options.read_only {
+            return Ok(None);
+        }
+        let at = spot.at(self.store.root());
+        self.uploads
+            .stage(at, &spot.path, place, stat.st_mode & 0o777)
+            .map(Some)
+    }
+
+    fn place_spot(&self, place: &Place) -> Spot {
+        Spot::below_root(place.path().into())
+    }
+
+    /// Removes an entry from the disk to make room, unless it is in use. The kernel hears of it first, so that a name
+    /// that somebody just saw is still there when they open it. True when it is gone.
+    pub fn evict(&self, place: &Place) -> bool {
+        let root = self.store.root();
+        let spot = self.place_spot(place);
+        let Ok(dir) = rustix::fs::statat(root, place.dir(), AtFlags::SYMLINK_NOFOLLOW) else {
+            return true;
+        };
+        let Ok(before) = spot.stat(root) else {
+            return true;
+        };
+        let seen = |tree: &Tree| tree.get(before.st_ino).map(|node| node.seen());
+        let seen_before = seen(&self.tree());
+        let name = place.sig.to_string();
+        if let (Some(_), Some(kernel)) = (seen_before, self.kernel.get()) {
+            kernel.forget_name(dir.st_ino, OsStr::new(&name));
+        }
+        let mut tree = self.tree_mut();
+        let in_use = tree.get(before.st_ino).is_some_and(|node| node.opens > 0);
+        let seen_again = seen(&tree) > seen_before;
+        if in_use || seen_again || self.store.pins(place) > 0 {
+            return false;
+        }
+        let last = self.keep_last(&tree, &spot, &before);
+        match rustix::fs::unlinkat(root, &spot.path, AtFlags::empty()) {
+            Ok(()) => {}
+            Err(Errno::NOENT) => return true,
+            Err(e) => {
+                log::warn!("cannot evict {}: {e}", place.sig);
+                return false;
+            }
+        }
+        tree.name_gone(before.st_ino, dir.st_ino, OsStr::new(&name), last);
+        tree.epoch += 1;
+        true
+    }
+}
+
+/// Bytes of what can be an entry: a file or a symlink.
+fn content_len(stat: &Stat) -> Option<u64> {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile | FileType::Symlink => u64::try_from(stat.st_size).ok(),
+        _ => None,
+    }
+}
+
+/// Whether what moves to `place` was that entry already (under a prefix of another length).
+fn is_same_entry(from: &Name, place: &Place) -> bool {
+    matches!(from, Name::Entry(before) if before.sig == place.sig)
+}
+
+/// Copies all of `from`.
+fn copy(from: &mut dyn Read, to: &mut dyn Write) -> io::Result<()> {
+    let mut buffer = vec![0; 128 * 1024];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => to.write_all(&buffer[..n])?,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Open files: create, open, read, write, close.
+//!
+//! Where the kernel reads and writes the backing file itself (passthrough), `read` and `write` here are never
+//! called; everything else is the same.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
+
+use super::attr::Found;
+use super::{Caller, Errno, Fs, errno};
+use crate::name::{Name, Place, RootFile};
+
+/// Flags of an open that are the kernel's business: creating, truncating and appending it does itself,
+/// and direct I/O would bind our buffers to its alignment.
+const KERNELS_FLAGS: OFlags = OFlags::CREATE
+    .union(OFlags::EXCL)
+    .union(OFlags::TRUNC)
+    .union(OFlags::APPEND)
+    .union(OFlags::DIRECT)
+    .union(OFlags::NOCTTY)
+    .union(OFlags::NOATIME);
+
+/// An open file.
+#[derive(Debug)]
+pub struct Handle {
+    /// The inode that it was opened on.
+    pub ino: u64,
+    /// The backing file.
+    pub file: File,
+    writes: bool,
+    is_config: bool,
+}
+
+/// All open files, by number.
+#[derive(Debug, Default)]
+pub(super) struct Handles(Mutex<HashMap<u64, Arc<Handle>>>);
+
+impl Handles {
+    fn map(&self) -> MutexGuard<'_, HashMap<u64, Arc<Handle>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Fs {
+    /// Makes and opens a file; its attributes and its handle.
+    pub fn create(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        flags: i32,
+    ) -> Result<(Found, u64, Arc<Handle>), Errno> {
+        let kind = self.name(parent, name)?;
+        self.may_change(&kind)?;
+        let mut flags = open_flags(flags);
+        let mut tree = self.tree_mut();
+        let spot = self.spot_in(&tree, parent, name)?;
+        let root = self.store.root();
+        let making = self.making(&kind)?;
+        flags |= OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(spot.at(root), &spot.path, flags, Mode::from(mode & 0o7777))
+            .inspect_err(|_| self.not_made(&kind))?;
+        self.own(&tree, caller, parent, &spot, mode)?;
+        let stat = rustix::fs::fstat(&fd)?;
+        if kind == Name::RootFile(RootFile::ConfigLock) {
+            self.config_lock.made_by(caller.pid, self.clock.now());
+        }
+        let found = self.remember(&mut tree, parent, name, &kind, &stat);
+        if let Some(node) = tree.get_mut(stat.st_ino) {
+            node.unsealed = making;
+        }
+        let writes = flags.intersects(OFlags::WRONLY | OFlags::RDWR);
+        let (fh, handle) = self.add_handle(&mut tree, &kind, found.attr.ino, fd, writes);
+        Ok((found, fh, handle))
+    }
+
+    /// If `kind` is an entry, marks it as being written in place.
+    pub(super) fn making(&self, kind: &Name) -> Result<Option<Place>, Errno> {
+        let Name::Entry(place) = kind else {
+            return Ok(None);
+        };
+        self.store.mark_writing(place).map_err(errno)?;
+        Ok(Some(*place))
+    }
+
+    /// Takes the mark back: it did not come to be.
+    pub(super) fn not_made(&self, kind: &Name) {
+        if let Name::Entry(place) = kind {
+            self.store.unmark_writing(place);
+        }
+    }
+
+    /// Opens an inode; its handle.
+    pub fn open(&self, ino: u64, flags: i32) -> Result<(u64, Arc<Handle>), Errno> {
+        let flags = open_flags(flags);
+        let writes = flags.intersects(OFlags::WRONLY | OFlags::RDWR);
+        let tree = self.tree();
+        let entry = self.entry_of(&tree, ino);
+        if writes {
+            self.may_write(&tree, ino)?;
+        }
+        let spot = self.spot(&tree, ino)?;
+        let fd = spot.open(self.store.root(), flags).map_err(stale)?;
+        let kind = self.kind_of(&tree, ino);
+        drop(tree);
+        if let Some(place) = entry {
+            self.store.touch(&place);
+            self.stats.hits.one();
+        }
+        Ok(self.add_handle(&mut self.tree_mut(), &kind, ino, fd, writes))
+    }
+
+    /// Refuses to change the content of an entry that is committed, and of anything on a read-only mount.
+    pub(super) fn may_write(&self, tree: &super::Tree, ino: u64) -> Result<(), Errno> {
+        self.may_change(&self.kind_of(tree, ino))?;
+        let sealed = tree.get(ino).is_some_and(|node| node.unsealed.is_none());
+        if sealed && self.entry_of(tree, ino).is_some() {
+            return Err(Errno::PERM);
+        }
+        Ok(())
+    }
+
+    /// What a node is by the first of its names; scratch if it has none.
+    pub(super) fn kind_of(&self, tree: &super::Tree, ino: u64) -> Name {
+        let first = tree.get(ino).and_then(|node| node.names().first());
+        first
+            .and_then(|(parent, name)| super::name_in(tree, *parent, name).ok())
+            .unwrap_or(Name::Scratch)
+    }
+
+    fn add_handle(
+        &self,
+        tree: &mut super::Tree,
+        kind: &Name,
+        ino: u64,
+        fd: OwnedFd,
+        writes: bool,
+    ) -> (u64, Arc<Handle>) {
+        if let Some(node) = tree.get_mut(ino) {
+            node.opens += 1;
+            node.writers += u32::from(writes);
+        }
+        let is_config = *kind == Name::RootFile(RootFile::Config);
+        let handle = Arc::new(Handle {
+            ino,
+            file: File::from(fd),
+            writes,
+            is_config,
+        });
+        let fh = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        self.handles.map().insert(fh, handle.clone());
+        (fh, handle)
+    }
+
+    /// The last descriptor of a handle is closed. An entry that was written in place is committed with the
+    /// last handle that could write to it.
+    pub fn release(&self, fh: u64) {
+        let Some(handle) = self.handles.map().remove(&fh) else {
+            return;
+        };
+        let mut tree = self.tree_mut();
+        let place = tree.get_mut(handle.ino).and_then(|node| {
+            let last = handle.writes && node.writers == 1;
+            if last { node.unsealed.take() } else { None }
+        });
+        if let Some(place) = place {
+            self.seal(&tree, handle.ino, &place);
+        }
+        tree.closed(handle.ino, handle.writes);
+        drop(tree);
+        if handle.writes && handle.is_config {
+            self.store.reload_config();
+        }
+    }
+
+    fn handle(&self, fh: u64) -> Result<Arc<Handle>, Errno> {
+        self.handles.map().get(&fh).cloned().ok_or(Errno::BADF)
+    }
+
+    /// Reads from `offset` until the buffer is full or the file ends; the bytes read.
+    pub fn read(&self, fh: u64, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let handle = self.handle(fh)?;
+        let mut done = 0;
+        while done < buffer.len() {
+            match handle
+                .file
+                .read_at(&mut buffer[done..], offset + done as u64)
+            {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(errno(e)),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes all of `data` at `offset`.
+    pub fn write(&self, fh: u64, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        self.handle(fh)?
+            .file
+            .write_all_at(data, offset)
+            .map_err(errno)
+    }
+
+    /// Brings the file to the disk.
+    pub fn fsync(&self, fh: u64, data_only: bool) -> Result<(), Errno> {
+        let handle = self.handle(fh)?;
+        if data_only {
+            rustix::fs::fdatasync(&handle.file)
+        } else {
+            rustix::fs::fsync(&handle.file)
+        }
+    }
+
+    /// Looks for data or a hole.
+    pub fn lseek(&self, fh: u64, offset: i64, whence: i32) -> Result<u64, Errno> {
+        let at = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
+        let from = match whence {
+            libc::SEEK_DATA => SeekFrom::Data(at),
+            libc::SEEK_HOLE => SeekFrom::Hole(at),
+            _ => return Err(Errno::INVAL),
+        };
+        rustix::fs::seek(&self.handle(fh)?.file, from)
+    }
+
+    /// Allocates or frees space.
+    pub fn fallocate(&self, fh: u64, offset: u64, length: u64, mode: i32) -> Result<(), Errno> {
+        let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
+        rustix::fs::fallocate(&self.handle(fh)?.file, mode, offset, length)
+    }
+
+    /// Sets the length through an open handle.
+    pub(super) fn truncate_handle(&self, fh: u64, length: u64) -> Result<(), Errno> {
+        rustix::fs::ftruncate(&self.handle(fh)?.file, length)
+    }
+}
+
+fn open_flags(flags: i32) -> OFlags {
+    OFlags::from_bits_retain(flags.cast_unsigned()).difference(KERNELS_FLAGS)
+}
+
+/// An inode that the kernel knows but that is not where it was: the kernel looks it up again on ESTALE.
+fn stale(error: Errno) -> Errno {
+    if error == Errno::NOENT {
+        Errno::STALE
+    } else {
+        error
+    }
+}

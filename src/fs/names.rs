@@ -1,0 +1,285 @@
+//! Making, moving and removing names.
+//!
+//! Where entries are concerned, some moves would let their content be changed behind their name: an entry
+//! moved or linked to a scratch name, a file with another hard link moved onto an entry, a prefix directory
+//! moved as a whole. Those answer EXDEV, as between two file systems; mv(1) then copies.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid};
+
+use super::attr::Found;
+use super::entries::Arrival;
+use super::reach::Spot;
+use super::tree::Tree;
+use super::{Caller, Errno, Fs, name_in};
+use crate::name::{Name, RootFile};
+
+impl Fs {
+    /// Makes a file, fifo, socket or device.
+    pub fn mknod(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        rdev: u32,
+    ) -> Result<Found, Errno> {
+        let kind = self.name(parent, name)?;
+        self.may_change(&kind)?;
+        let mut tree = self.tree_mut();
+        let spot = self.spot_in(&tree, parent, name)?;
+        let (root, file_type) = (self.store.root(), FileType::from_raw_mode(mode));
+        let making = if file_type == FileType::RegularFile {
+            self.making(&kind)?
+        } else {
+            None
+        };
+        let mode_bits = Mode::from(mode & 0o7777);
+        rustix::fs::mknodat(spot.at(root), &spot.path, file_type, mode_bits, rdev.into())
+            .inspect_err(|_| self.not_made(&kind))?;
+        self.own(&tree, caller, parent, &spot, mode)?;
+        let stat = spot.stat(root)?;
+        let found = self.remember(&mut tree, parent, name, &kind, &stat);
+        if let Some(node) = tree.get_mut(stat.st_ino) {
+            node.unsealed = making;
+        }
+        Ok(found)
+    }
+
+    /// Makes a symlink. On an entry's name that is a push.
+    pub fn symlink(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        target: &OsStr,
+    ) -> Result<Found, Errno> {
+        let kind = self.name(parent, name)?;
+        self.may_change(&kind)?;
+        let mut tree = self.tree_mut();
+        let spot = self.spot_in(&tree, parent, name)?;
+        let root = self.store.root();
+        rustix::fs::symlinkat(target, spot.at(root), &spot.path)?;
+        self.own(&tree, caller, parent, &spot, 0)?;
+        let stat = spot.stat(root)?;
+        if let Name::Entry(place) = &kind {
+            self.commit_in_place(place, &stat);
+        }
+        Ok(self.remember(&mut tree, parent, name, &kind, &stat))
+    }
+
+    /// The target of a symlink.
+    pub fn readlink(&self, ino: u64) -> Result<OsString, Errno> {
+        let tree = self.tree();
+        let spot = self.spot(&tree, ino)?;
+        let root = self.store.root();
+        let named = spot.flags.contains(AtFlags::SYMLINK_NOFOLLOW);
+        let target = if named {
+            rustix::fs::readlinkat(spot.at(root), &spot.path, Vec::new())?
+        } else {
+            rustix::fs::readlinkat(spot.at(root), "", Vec::new())?
+        };
+        if let Some(place) = self.entry_of(&tree, ino) {
+            self.store.touch(&place);
+            self.stats.hits.one();
+        }
+        Ok(OsString::from_vec(target.into_bytes()))
+    }
+
+    /// Removes a name of a file.
+    pub fn unlink(&self, parent: u64, name: &OsStr) -> Result<(), Errno> {
+        self.remove(parent, name, AtFlags::empty())
+    }
+
+    /// Removes a name. Removing an entry removes it here; the remote still has it, and so does the journal.
+    pub(super) fn remove(&self, parent: u64, name: &OsStr, flags: AtFlags) -> Result<(), Errno> {
+        let kind = self.name(parent, name)?;
+        self.may_change(&kind)?;
+        let mut tree = self.tree_mut();
+        let spot = self.spot_in(&tree, parent, name)?;
+        let root = self.store.root();
+        let stat = spot.stat(root)?;
+        let last = self.keep_last(&tree, &spot, &stat);
+        rustix::fs::unlinkat(spot.at(root), &spot.path, flags)?;
+        self.name_gone(&mut tree, (parent, name), &kind, &stat, last);
+        Ok(())
+    }
+
+    /// Adds a name to a file. Onto an entry's name a copy is made, so that nobody can change the entry through the
+    /// file's other name.
+    pub fn link(&self, ino: u64, parent: u64, name: &OsStr) -> Result<Found, Errno> {
+        let kind = self.name(parent, name)?;
+        self.may_change(&kind)?;
+        let mut tree = self.tree_mut();
+        let from_entry = self.entry_of(&tree, ino).is_some();
+        let spot = self.spot(&tree, ino)?;
+        match (&kind, from_entry) {
+            (Name::Entry(place), false) => {
+                drop(tree);
+                self.copy_into_place(&spot, place)?;
+                return self.lookup_again(parent, name);
+            }
+            (Name::Entry(_), true) | (_, false) => {}
+            (_, true) => return Err(Errno::XDEV),
+        }
+        let to = self.spot_in(&tree, parent, name)?;
+        let root = self.store.root();
+        let orphan = !spot.flags.contains(AtFlags::SYMLINK_NOFOLLOW);
+        let flags = if orphan {
+            AtFlags::SYMLINK_FOLLOW
+        } else {
+            AtFlags::empty()
+        };
+        rustix::fs::linkat(spot.at(root), &spot.path, to.at(root), &to.path, flags)?;
+        let stat = to.stat(root)?;
+        if let Name::Entry(place) = &kind {
+            self.commit_in_place(place, &stat);
+        }
+        Ok(self.remember(&mut tree, parent, name, &kind, &stat))
+    }
+
+    /// Moves a name. What arrives on an entry's name is pushed; the number of that upload.
+    pub fn rename(
+        &self,
+        from: (u64, &OsStr),
+        to: (u64, &OsStr),
+        flags: u32,
+    ) -> Result<Option<u64>, Errno> {
+        let flags = RenameFlags::from_bits(flags).ok_or(Errno::INVAL)?;
+        if flags.contains(RenameFlags::WHITEOUT) {
+            return Err(Errno::INVAL);
+        }
+        let mut tree = self.tree_mut();
+        let (from_kind, to_kind) = (name_in(&tree, from.0, from.1)?, name_in(&tree, to.0, to.1)?);
+        self.may_change(&from_kind)?;
+        self.may_change(&to_kind)?;
+        let (from_spot, to_spot) = (
+            self.spot_in(&tree, from.0, from.1)?,
+            self.spot_in(&tree, to.0, to.1)?,
+        );
+        let root = self.store.root();
+        let from_stat = from_spot.stat(root)?;
+        let to_stat = to_spot.stat(root).ok();
+        let exchange = flags.contains(RenameFlags::EXCHANGE);
+        may_move(&from_kind, &to_kind, &from_stat)?;
+        let back = if exchange { to_stat } else { None };
+        if let Some(stat) = &back {
+            may_move(&to_kind, &from_kind, stat)?;
+        }
+
+        let last = to_stat
+            .as_ref()
+            .filter(|_| !exchange)
+            .and_then(|s| self.keep_last(&tree, &to_spot, s));
+        let arrival = self.arrive(&tree, &from_spot, &from_kind, &to_kind, &from_stat)?;
+        let arrival_back = match &back {
+            Some(stat) => self.arrive(&tree, &to_spot, &to_kind, &from_kind, stat),
+            None => Ok(Arrival::default()),
+        }
+        .inspect_err(|_| self.turn_back(&arrival))?;
+        let (from_at, to_at) = (from_spot.at(root), to_spot.at(root));
+        rustix::fs::renameat_with(from_at, &from_spot.path, to_at, &to_spot.path, flags)
+            .inspect_err(|_| {
+                self.turn_back(&arrival);
+                self.turn_back(&arrival_back);
+            })?;
+
+        if to_stat
+            .as_ref()
+            .is_some_and(|s| s.st_ino == from_stat.st_ino)
+        {
+            // Two names of one file: rename(2) does nothing then.
+            self.turn_back(&arrival);
+            self.turn_back(&arrival_back);
+            return Ok(None);
+        }
+        match (&to_stat, exchange) {
+            (Some(stat), true) => tree.moved(stat.st_ino, to, from, from_kind.as_dir()),
+            (Some(stat), false) => self.name_gone(&mut tree, to, &to_kind, stat, last),
+            (None, _) => {}
+        }
+        tree.moved(from_stat.st_ino, from, to, to_kind.as_dir());
+        self.left(&mut tree, &from_kind, from_stat.st_ino);
+        if let Some(stat) = &back {
+            self.settle(&mut tree, arrival_back, stat.st_ino);
+        }
+        let seq = self.settle(&mut tree, arrival, from_stat.st_ino);
+        self.root_file_changed(&to_kind);
+        Ok(seq)
+    }
+
+    /// Gives what was just made to whoever asked for it, as the kernel would have.
+    pub(super) fn own(
+        &self,
+        tree: &Tree,
+        caller: Caller,
+        parent: u64,
+        spot: &Spot,
+        mode: u32,
+    ) -> Result<(), Errno> {
+        if !self.store.privileged() || (caller.uid, caller.gid) == (0, 0) {
+            return Ok(());
+        }
+        let root = self.store.root();
+        let in_setgid_dir = self.spot(tree, parent)?.stat(root)?.st_mode & 0o2000 != 0;
+        let gid = (!in_setgid_dir).then(|| Gid::from_raw(caller.gid));
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::chownat(
+            spot.at(root),
+            &spot.path,
+            Some(Uid::from_raw(caller.uid)),
+            gid,
+            flags,
+        )?;
+        if mode & 0o6000 != 0 {
+            // chown(2) cleared them.
+            let mode = Mode::from(mode & 0o7777);
+            rustix::fs::chmodat(spot.at(root), &spot.path, mode, AtFlags::empty())?;
+        }
+        Ok(())
+    }
+
+    /// If the kernel knows the file and this is the last of its names: a descriptor to reach it with later.
+    pub(super) fn keep_last(&self, tree: &Tree, spot: &Spot, stat: &Stat) -> Option<OwnedFd> {
+        let node = tree.get(stat.st_ino)?;
+        if node.known_names() > 1 {
+            return None;
+        }
+        spot.open(self.store.root(), OFlags::PATH).ok()
+    }
+
+    /// After a name is gone from the disk.
+    fn name_gone(
+        &self,
+        tree: &mut Tree,
+        name: (u64, &OsStr),
+        kind: &Name,
+        stat: &Stat,
+        last: Option<OwnedFd>,
+    ) {
+        tree.name_gone(stat.st_ino, name.0, name.1, last);
+        self.left(tree, kind, stat.st_ino);
+        self.root_file_changed(kind);
+    }
+
+    fn root_file_changed(&self, kind: &Name) {
+        if *kind == Name::RootFile(RootFile::Config) {
+            self.store.reload_config();
+        }
+    }
+}
+
+/// Whether a file may move from one name to another without becoming changeable behind an entry.
+fn may_move(from: &Name, to: &Name, stat: &Stat) -> Result<(), Errno> {
+    let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    match (from, to) {
+        (Name::Entry(_), Name::Entry(_)) => Ok(()),
+        (Name::Entry(_), _) if regular => Err(Errno::XDEV),
+        (_, Name::Entry(_)) if regular && stat.st_nlink > 1 => Err(Errno::XDEV),
+        (Name::PrefixDir(_), _) | (_, Name::PrefixDir(_)) => Err(Errno::XDEV),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,312 @@
+//! The backing disk: a plain CacheDir with our private directory beside it.
+//!
+//! ```text
+//! BACKING/config, CACHEDIR.TAG     as SCons writes them
+//! BACKING/XX/SIG                   entries, plain files and symlinks
+//! BACKING/.cachedirfs/lock         held (flock) by the one process that uses this directory
+//!                    /version      of the layout of this private directory
+//!                    /tmp/         objects on their way in; emptied at every start
+//!                    /pending/     entries that are still to be uploaded (see `upload::journal`)
+//!                    /writing/     marks of entries that are being written in place
+//! ```
+//!
+//! Bytes that come from elsewhere enter in one way: [`Store::begin_write`] reserves room, the
+//! [`Incoming`] takes the bytes in `tmp/`, and its commit links the whole file into place without
+//! replacing anything. This module knows neither network, remotes, uploads nor the kernel.
+//!
+//! Locks: `state` is the only one, and nothing is called while it is held.
+
+pub mod evict;
+pub mod incoming;
+pub mod index;
+pub mod layout;
+pub mod scan;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, UNIX_EPOCH};
+
+use rustix::fs::{AtFlags, Mode};
+
+use crate::clock::Clock;
+use crate::name::Place;
+use crate::stats::Stats;
+pub use incoming::{Committed, Incoming};
+use index::{Index, footprint};
+
+/// Why a backing directory cannot be used, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process holds it.
+    #[error(
+        "the backing directory {path} is used by pid {pid}; umount it or choose another with backing="
+    )]
+    Busy {
+        /// The directory.
+        path: String,
+        /// Who holds it, as its lock file says.
+        pid: String,
+    },
+    /// It was written by a version that we do not know.
+    #[error(
+        "the backing directory {path} has layout version {found}, this program knows {known}; choose another with backing="
+    )]
+    Version {
+        /// The directory.
+        path: String,
+        /// What its version file says.
+        found: String,
+        /// What we know.
+        known: &'static str,
+    },
+    /// Something on the disk failed.
+    #[error("cannot {what} {path}: {source}; {hint}")]
+    Disk {
+        /// The operation.
+        what: &'static str,
+        /// On what.
+        path: String,
+        /// The cause.
+        source: io::Error,
+        /// What to do.
+        hint: &'static str,
+    },
+}
+
+/// The bounds of the backing directory.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Most bytes that entries may take.
+    pub size: u64,
+    /// Bytes that are to stay free on the file system.
+    pub min_free: u64,
+}
+
+/// The backing directory, held by this process.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    root: OwnedFd,
+    tmp: OwnedFd,
+    pending: OwnedFd,
+    writing: OwnedFd,
+    _lock: File,
+    limits: Limits,
+    prefix_digits: AtomicU8,
+    privileged: bool,
+    clock: Arc<dyn Clock>,
+    stats: Arc<Stats>,
+    state: Mutex<State>,
+    /// Signalled when there is more or less room than before, and at the stop.
+    changed: Condvar,
+    scanned: AtomicBool,
+}
+
+/// What the lock protects.
+#[derive(Debug, Default)]
+struct State {
+    index: Index,
+    reserved: u64,
+    next_tmp: u64,
+    stopped: bool,
+}
+
+impl Store {
+    /// Locks the backing directory at `path` and makes it ready: a missing one is made, an existing
+    /// CacheDir is taken as it is.
+    pub fn open(
+        path: &Path,
+        limits: Limits,
+        clock: Arc<dyn Clock>,
+        stats: Arc<Stats>,
+    ) -> Result<Self, StoreError> {
+        let opened = layout::open(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            root: opened.root,
+            tmp: opened.tmp,
+            pending: opened.pending,
+            writing: opened.writing,
+            _lock: opened.lock,
+            limits,
+            prefix_digits: AtomicU8::new(opened.prefix_digits),
+            privileged: rustix::process::geteuid().is_root(),
+            clock,
+            stats,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            scanned: AtomicBool::new(false),
+        })
+    }
+
+    /// The directory's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory, to work relative to.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// The directory of entries that are still to be uploaded.
+    pub fn pending_dir(&self) -> BorrowedFd<'_> {
+        self.pending.as_fd()
+    }
+
+    /// The bounds.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Digits of the prefix directories that SCons uses here, as `config` says.
+    pub fn prefix_digits(&self) -> u8 {
+        self.prefix_digits.load(Ordering::Relaxed)
+    }
+
+    /// Reads `config` again, after somebody wrote it. An unreadable one changes nothing.
+    pub fn reload_config(&self) {
+        if let Some(digits) = layout::read_prefix_digits(self.root()) {
+            self.prefix_digits.store(digits, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether this process may change owners.
+    pub fn privileged(&self) -> bool {
+        self.privileged
+    }
+
+    /// Makes a prefix directory with the owner, group and mode of the root, so that every user who
+    /// may write the one may write the other (SCons issue 2684). One that exists is left alone.
+    pub fn ensure_prefix(&self, name: &str) -> io::Result<()> {
+        match rustix::fs::mkdirat(&self.root, name, Mode::from(0o700)) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::EXIST) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        }
+        let like = rustix::fs::fstat(&self.root)?;
+        let dir = layout::open_dir(&self.root, name)?;
+        if self.privileged {
+            layout::give(&dir, &like)?;
+        }
+        Ok(rustix::fs::fchmod(&dir, Mode::from(like.st_mode & 0o7777))?)
+    }
+
+    /// An entry came to stand at `place` by a local operation.
+    pub fn added(&self, place: &Place, len: u64) {
+        let now = self.now_ms();
+        self.state().index.insert(place, len, now);
+        self.changed.notify_all();
+    }
+
+    /// The entry at `place` is gone.
+    pub fn removed(&self, place: &Place) {
+        self.state().index.remove(place);
+        self.changed.notify_all();
+    }
+
+    /// Somebody asked for the entry at `place`.
+    pub fn touch(&self, place: &Place) {
+        let now = self.now_ms();
+        self.state().index.touch(place, now);
+    }
+
+    /// Keeps the entry at `place` from eviction: it is still to be uploaded.
+    pub fn pin(&self, place: &Place) {
+        self.state().index.pin(place);
+    }
+
+    /// Takes a pin back.
+    pub fn unpin(&self, place: &Place) {
+        self.state().index.unpin(place);
+        self.changed.notify_all();
+    }
+
+    /// Pins on the entry at `place`; each is one more hard link to it.
+    pub fn pins(&self, place: &Place) -> u32 {
+        self.state().index.pins(place)
+    }
+
+    /// Whether an entry of `len` bytes still fits below the limit; wakes the evictor if it is close.
+    pub fn has_room_for(&self, len: u64) -> bool {
+        let state = self.state();
+        let fits = state.wanted() + footprint(len) <= self.limits.size;
+        drop(state);
+        if !fits {
+            self.changed.notify_all();
+        }
+        fits
+    }
+
+    /// Entries known and the bytes that they take; whether that is all there is.
+    pub fn usage(&self) -> Usage {
+        let state = self.state();
+        Usage {
+            entries: state.index.len() as u64,
+            bytes: state.index.bytes(),
+            complete: self.scanned.load(Ordering::Acquire),
+        }
+    }
+
+    /// Marks the entry at `place` as being written in place, until [`Store::unmark_writing`]. If we die
+    /// meanwhile, the next start removes the entry: nobody said that it is whole.
+    pub fn mark_writing(&self, place: &Place) -> io::Result<()> {
+        layout::mark(&self.writing, place)
+    }
+
+    /// The entry at `place` is whole, or gone.
+    pub fn unmark_writing(&self, place: &Place) {
+        layout::unmark(&self.writing, place);
+    }
+
+    /// Ends the loops of this store and whoever waits for room.
+    pub fn stop(&self) {
+        self.state().stopped = true;
+        self.changed.notify_all();
+    }
+
+    /// The wall clock in milliseconds, as the index counts.
+    fn now_ms(&self) -> u64 {
+        let since = self
+            .clock
+            .wall()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .expect("nothing panics while it holds this lock")
+    }
+
+    /// Removes a file of ours in `tmp/`.
+    fn discard_tmp(&self, name: &str) {
+        if let Err(e) = rustix::fs::unlinkat(&self.tmp, name, AtFlags::empty()) {
+            log::debug!("cannot remove the temporary file {name}: {e}");
+        }
+    }
+}
+
+impl State {
+    /// Bytes in use and promised.
+    fn wanted(&self) -> u64 {
+        self.index.bytes() + self.reserved
+    }
+}
+
+/// How full the backing directory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Entries known.
+    pub entries: u64,
+    /// Bytes that they take.
+    pub bytes: u64,
+    /// Whether the scan at the start has seen everything.
+    pub complete: bool,
+}

@@ -1,0 +1,138 @@
+//! Making room: when to evict, how much, and who may wait for it.
+
+use std::time::Duration;
+
+use super::Store;
+use super::index::footprint;
+use crate::name::Place;
+
+/// Eviction begins when this part of the limit is used …
+const HIGH_PERCENT: u64 = 95;
+/// … and goes on down to this part, so that its cost is spread over many entries.
+const LOW_PERCENT: u64 = 90;
+/// Entries asked for within this time stay: whoever saw the name is about to open it.
+const RECENT: Duration = Duration::from_secs(60);
+/// The same when nothing older is left and the limit is reached: SCons opens an entry within
+/// milliseconds of having seen it.
+const RECENT_UNDER_PRESSURE: Duration = Duration::from_secs(2);
+/// How often the evictor looks at the free space of the file system, which others use too.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Longest that a fetch waits for room before it counts as a miss.
+const WAIT_FOR_ROOM: Duration = Duration::from_secs(2);
+
+/// Removes one entry if it may go. True when it is gone.
+pub type Evict<'a> = &'a dyn Fn(&Place) -> bool;
+
+impl Store {
+    /// Evicts whenever it has to, through `evict`, until the store is stopped. Runs on a thread of its own.
+    pub fn run_evictor(&self, evict: Evict<'_>) {
+        loop {
+            self.evict_once(evict);
+            let state = self.state();
+            if state.stopped {
+                return;
+            }
+            let calm =
+                |state: &mut super::State| !state.stopped && state.wanted() <= self.high_mark();
+            drop(self.changed.wait_timeout_while(state, LOOK_AGAIN, calm));
+        }
+    }
+
+    /// Brings the store below its low mark if it is above its high mark, as far as that can be.
+    pub fn evict_once(&self, evict: Evict<'_>) {
+        let want = self.bytes_to_free();
+        if want == 0 {
+            return;
+        }
+        let freed = self.evict_bytes(want, RECENT, evict);
+        let left = self.bytes_to_free().min(want - freed.min(want));
+        if left > 0 && self.is_pressed() {
+            self.evict_bytes(left, RECENT_UNDER_PRESSURE, evict);
+        }
+        self.changed.notify_all();
+    }
+
+    fn evict_bytes(&self, want: u64, recent: Duration, evict: Evict<'_>) -> u64 {
+        let recent = u64::try_from(recent.as_millis()).unwrap_or(u64::MAX);
+        let since = self.now_ms().saturating_sub(recent);
+        let victims = self.state().index.oldest(want, since);
+        let mut freed = 0;
+        for place in victims {
+            // It may have been asked for since the choice was made.
+            if self.state().index.asked_since(&place, since) || !evict(&place) {
+                continue;
+            }
+            let bytes = self.state().index.remove(&place).unwrap_or(0);
+            freed += bytes;
+            self.stats.evicted.one();
+            self.stats.evicted_bytes.add(bytes);
+        }
+        self.changed.notify_all();
+        freed
+    }
+
+    fn high_mark(&self) -> u64 {
+        percent(self.limits.size, HIGH_PERCENT)
+    }
+
+    fn bytes_to_free(&self) -> u64 {
+        let wanted = self.state().wanted();
+        let over = if wanted > self.high_mark() {
+            wanted - percent(self.limits.size, LOW_PERCENT)
+        } else {
+            0
+        };
+        over.max(self.limits.min_free.saturating_sub(self.disk_free()))
+    }
+
+    /// Whether the limit itself is reached, not only the mark where eviction begins.
+    fn is_pressed(&self) -> bool {
+        self.state().wanted() > self.high_mark() || self.disk_free() < self.limits.min_free
+    }
+
+    /// Bytes free on the backing file system. Unknown counts as plenty: a write will tell.
+    fn disk_free(&self) -> u64 {
+        rustix::fs::fstatvfs(&self.root).map_or(u64::MAX, |v| v.f_bavail.saturating_mul(v.f_frsize))
+    }
+
+    /// Promises room for `len` bytes; waits a little for the evictor. False when there is none.
+    pub(super) fn reserve(&self, len: u64) -> bool {
+        let need = footprint(len);
+        if need > self.limits.size
+            || self.disk_free().saturating_sub(need) < self.limits.min_free / 2
+        {
+            self.changed.notify_all();
+            return false;
+        }
+        let mut state = self.state();
+        let full =
+            |state: &super::State| !state.stopped && state.wanted() + need > self.limits.size;
+        if full(&state) {
+            // Count it as wanted while waiting, so that the evictor makes room for it.
+            state.reserved += need;
+            self.changed.notify_all();
+            let still_full =
+                |state: &mut super::State| !state.stopped && state.wanted() > self.limits.size;
+            let waited = self
+                .changed
+                .wait_timeout_while(state, WAIT_FOR_ROOM, still_full);
+            state = waited.expect("nothing panics while it holds this lock").0;
+            state.reserved -= need;
+        }
+        if full(&state) {
+            return false;
+        }
+        state.reserved += need;
+        true
+    }
+
+    /// Takes back a promise made by [`Store::reserve`] for `len` bytes.
+    pub(super) fn unreserve(&self, len: u64) {
+        let mut state = self.state();
+        state.reserved = state.reserved.saturating_sub(footprint(len));
+    }
+}
+
+fn percent(of: u64, percent: u64) -> u64 {
+    of / 100 * percent
+}

@@ -1,0 +1,111 @@
+//! Reading directories of the backing disk, and filling the index from it after a start.
+
+use std::ffi::CString;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
+
+use rustix::fs::{AtFlags, FileType, RawDir, Stat};
+use rustix::io::Errno;
+
+use super::Store;
+use super::layout::{open_dir, root_dir};
+use crate::name::{Dir, Name, Place};
+
+/// One name in a directory.
+pub(super) struct Found {
+    pub(super) name: CString,
+    pub(super) kind: FileType,
+}
+
+/// The names in a directory, without `.` and `..`.
+pub(super) fn names_in(dir: &OwnedFd) -> io::Result<Vec<Found>> {
+    let mut names = Vec::new();
+    each_name(dir, |found| names.push(found))?;
+    Ok(names)
+}
+
+fn each_name(dir: &OwnedFd, mut each: impl FnMut(Found)) -> io::Result<()> {
+    // The descriptor's position is shared: start over each time.
+    rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0))?;
+    let mut buffer = [MaybeUninit::uninit(); 32 * 1024];
+    let mut entries = RawDir::new(dir.as_fd(), &mut buffer);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            each(Found {
+                name: entry.file_name().to_owned(),
+                kind: entry.file_type(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The prefix directories that exist.
+pub(super) fn prefix_dirs(root: &OwnedFd) -> io::Result<Vec<Dir>> {
+    let is_dir = |found: &Found| matches!(found.kind, FileType::Directory | FileType::Unknown);
+    let all = names_in(root)?;
+    Ok(all
+        .iter()
+        .filter(|f| is_dir(f))
+        .filter_map(|f| root_dir(f.name.to_bytes()))
+        .collect())
+}
+
+/// When a file was last used: SCons sets both times at every hit, a copy keeps the old mtime.
+fn used_ms(stat: &Stat) -> u64 {
+    let seconds = stat.st_atime.max(stat.st_mtime);
+    u64::try_from(seconds).unwrap_or(0).saturating_mul(1000)
+}
+
+impl Store {
+    /// Adds everything on the disk to the index. Meant to run beside everything else: lookups do not
+    /// need the index. Ends early when the store is stopped.
+    pub fn scan(&self) -> io::Result<()> {
+        let root = open_dir(&self.root, ".")?;
+        for dir in prefix_dirs(&root)? {
+            if self.state().stopped {
+                return Ok(());
+            }
+            self.scan_prefix(&root, &dir)?;
+        }
+        self.scanned.store(true, Ordering::Release);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    fn scan_prefix(&self, root: &OwnedFd, dir: &Dir) -> io::Result<()> {
+        let open = match open_dir(root, dir.prefix_digits()) {
+            Ok(open) => open,
+            // Gone, or no directory after all.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
+                return Ok(());
+            }
+            Err(e) => return Err(e),
+        };
+        for found in names_in(&open)? {
+            if let Name::Entry(place) = Name::parse(dir, found.name.to_bytes()) {
+                self.scan_entry(&open, &found, &place)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn scan_entry(&self, dir: &OwnedFd, found: &Found, place: &Place) -> io::Result<()> {
+        let stat = match rustix::fs::statat(dir, found.name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        if matches!(
+            FileType::from_raw_mode(stat.st_mode),
+            FileType::RegularFile | FileType::Symlink
+        ) {
+            let len = u64::try_from(stat.st_size).unwrap_or(0);
+            self.state().index.insert_found(place, len, used_ms(&stat));
+        }
+        Ok(())
+    }
+}
