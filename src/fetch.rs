@@ -15,7 +15,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::{Receiver, Sender};
 use lru::LruCache;
 
 use crate::clock::Clock;
@@ -145,23 +145,22 @@ impl Fetch {
         if let Some(flight) = state.flights.get_mut(&place) {
             flight.waiters.push((now, waiter));
         } else {
-            match state.jobs.as_ref().map(|jobs| jobs.try_send(place)) {
-                Some(Ok(())) => {
-                    let flight = Flight {
-                        waiters: vec![(now, waiter)],
-                        answering: false,
-                    };
-                    state.flights.insert(place, flight);
-                }
-                full
-                @ (None | Some(Err(TrySendError::Full(_) | TrySendError::Disconnected(_)))) => {
-                    drop(state);
-                    log::debug!("{} is not fetched: {full:?}", place.sig);
-                    self.stats.failed_fetches.one();
-                    waiter(Outcome::Unknown);
-                    return;
-                }
+            let accepted = state
+                .jobs
+                .as_ref()
+                .is_some_and(|jobs| jobs.try_send(place).is_ok());
+            if !accepted {
+                // Stopped, or more lookups wait than make sense.
+                drop(state);
+                self.stats.failed_fetches.one();
+                waiter(Outcome::Unknown);
+                return;
             }
+            let flight = Flight {
+                waiters: vec![(now, waiter)],
+                answering: false,
+            };
+            state.flights.insert(place, flight);
         }
         drop(state);
         self.changed.notify_all();

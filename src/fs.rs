@@ -251,7 +251,7 @@ impl Fs {
     /// What `name` in the directory `parent` is.
     fn name(&self, parent: u64, name: &OsStr) -> Result<Name, Errno> {
         let tree = self.tree();
-        Ok(name_in(&tree, parent, name)?)
+        name_in(&tree, parent, name)
     }
 
     /// The entry that a node stands for, if it stands for one.

@@ -7,7 +7,7 @@ mod controls;
 mod threads;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -80,36 +80,27 @@ pub struct Summary {
     pub pending_left: u64,
 }
 
-/// Opens the remote that a configuration names, without decorators.
-pub fn open_remote(config: &Config) -> Result<Arc<dyn Remote>, MountError> {
+/// Opens the remote that a configuration names, without decorators; the mount is not needed for it.
+pub fn open_remote(
+    config: &Config,
+    _clock: &Arc<dyn Clock>,
+) -> Result<Arc<dyn Remote>, MountError> {
     Ok(remote::open(
         config.remote.as_given(),
-        &remote_options(config, None)?,
+        &remote_options(config)?,
     )?)
 }
 
 /// The options of the remote, with the key read from its file.
-fn remote_options(config: &Config, spool: Option<PathBuf>) -> Result<RemoteOptions, KeyError> {
-    let typed = &config.remote_options;
-    let standard = RemoteOptions::default();
+fn remote_options(config: &Config) -> Result<RemoteOptions, KeyError> {
+    let key = config
+        .key_file
+        .as_deref()
+        .map(remote::Key::read)
+        .transpose()?;
     Ok(RemoteOptions {
-        layout: typed.layout,
-        format: typed.format,
-        level: typed.level.unwrap_or(standard.level),
-        key: typed
-            .key_file
-            .as_deref()
-            .map(remote::Key::read)
-            .transpose()?,
-        spool_dir: spool.unwrap_or(standard.spool_dir),
-        connect_timeout: typed.connect_timeout.unwrap_or(standard.connect_timeout),
-        stall_timeout: typed.stall_timeout.unwrap_or(standard.stall_timeout),
-        request_timeout: typed.request_timeout.unwrap_or(standard.request_timeout),
-        netrc_file: typed.netrc_file.clone(),
-        basic_file: typed.basic_file.clone(),
-        bearer_file: typed.bearer_file.clone(),
-        bearer: typed.bearer.clone(),
-        ca_file: typed.ca_file.clone(),
+        key,
+        ..config.remote_options.clone()
     })
 }
 
@@ -125,7 +116,7 @@ pub struct Mount {
 }
 
 /// What outlives any one thread of a mount.
-pub(self) struct Parts {
+struct Parts {
     config: Config,
     clock: Arc<dyn Clock>,
     store: Arc<Store>,
@@ -212,8 +203,11 @@ impl Parts {
             size: config.size,
             min_free: config.min_free,
         };
-        let spool = config.backing.join(PRIVATE_DIR).join("tmp");
-        let options = remote_options(&config, Some(spool))?;
+        let spool_dir = config.backing.join(PRIVATE_DIR).join("tmp");
+        let options = RemoteOptions {
+            spool_dir,
+            ..remote_options(&config)?
+        };
         let plain = remote::open(config.remote.as_given(), &options)?;
         let store = Store::open(&config.backing, limits, clock.clone(), stats.clone())?;
         let store = Arc::new(store);
@@ -414,7 +408,7 @@ fn spawn_fetchers(
 fn spawn_keepers(threads: &mut Threads, parts: &Arc<Parts>, fs: &Arc<Fs>) -> io::Result<()> {
     let (store, evicting) = (parts.store.clone(), fs.clone());
     threads.spawn("evict", move || {
-        store.run_evictor(&|place| evicting.evict(place))
+        store.run_evictor(&|place| evicting.evict(place));
     })?;
     let store = parts.store.clone();
     threads.spawn("scan", move || {

@@ -14,6 +14,7 @@
 pub mod blob;
 pub mod breaker;
 pub mod file;
+pub mod http;
 pub mod memory;
 mod options;
 pub mod retry;
@@ -197,7 +198,17 @@ pub fn open(url: &str, options: &RemoteOptions) -> Result<Arc<dyn Remote>, Remot
     let parsed = options::parse_url(url)?;
     Ok(match parsed.scheme() {
         "file" => Arc::new(BlobRemote::new(file::Directory::open(&parsed)?, options)),
-        other => return Err(options::unknown_scheme(url, other, &["file"])),
+        "http" | "https" => Arc::new(BlobRemote::new(
+            http::Http::open(&parsed, options)?,
+            options,
+        )),
+        other => {
+            return Err(options::unknown_scheme(
+                url,
+                other,
+                &["file", "http", "https"],
+            ));
+        }
     })
 }
 
@@ -238,7 +249,7 @@ mod tests {
             Err(other) => panic!("{url}: {other:?}"),
             Ok(_) => panic!("{url}: opened"),
         };
-        assert!(why("gopher://host/x").contains("file"));
+        assert!(why("gopher://host/x").contains("file, http, https"));
         for url in [
             "",
             "nonsense",
@@ -265,5 +276,17 @@ mod tests {
             let error = open(url, &RemoteOptions::default()).err().unwrap();
             assert!(!shown(&format!("{error} {error:?}")), "{error}");
         }
+        let open = open(
+            "http://user:s3cret@127.0.0.1:9/cache",
+            &RemoteOptions::default(),
+        )
+        .unwrap();
+        assert_eq!(open.describe(), "http://127.0.0.1:9/cache/");
+        let sig = Signature::parse(&[b'a'; 32]).unwrap();
+        let error = open.exists(&sig).unwrap_err();
+        assert!(
+            error.is_transient() && !shown(&format!("{error} {error:?}")),
+            "{error}"
+        );
     }
 }

@@ -14,6 +14,7 @@ macro_rules! counters {
 
         /// The counters at one moment, as `status --json` shows them.
         #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default)]
         pub struct Snapshot { $($(#[$doc])* pub $name: u64,)* }
 
         impl Stats {

@@ -3,6 +3,7 @@
 pub(crate) mod mounted;
 pub(crate) mod oracle;
 pub(crate) mod scons;
+pub(crate) mod servers;
 pub(crate) mod shared;
 pub(crate) mod tree;
 pub(crate) mod venv;

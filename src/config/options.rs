@@ -78,7 +78,7 @@ pub static OPTIONS: &[OptionSpec] = &[
     switched!(
         "ro",
         "off",
-        "never write the remote; the mount itself stays writable, as SCons needs it to be",
+        "read-only: nothing can be pushed or changed but SCons' config.lock; to keep what is built here without uploading it, use push=off",
         ro
     ),
     valued!("push", "on|off|sync", "on",

@@ -75,7 +75,6 @@ impl Secret {
     }
 
     /// The credential itself, for the request's header alone.
-    #[allow(dead_code)]
     pub(super) fn reveal(&self) -> &str {
         &self.0
     }

@@ -167,7 +167,8 @@ impl Index {
     /// leaving out pinned ones and those asked for since `since_ms`.
     pub fn oldest(&self, want: u64, since_ms: u64) -> Vec<Place> {
         let free = |(key, slot): &(&Key, &Slot)| {
-            !(slot.asked && slot.used_ms > since_ms) && !self.pinned.contains_key(*key)
+            let in_use = slot.asked && slot.used_ms > since_ms;
+            !in_use && !self.pinned.contains_key(*key)
         };
         let mut all: Vec<_> = self.slots.iter().filter(free).collect();
         all.sort_unstable_by_key(|(_, slot)| slot.used_ms);

@@ -1,0 +1,367 @@
+//! `http://` and `https://`: any server that answers GET and takes PUT, WebDAV or not.
+//!
+//! What is asked of a server is little: GET, HEAD, PUT and DELETE by path. Where it can do more, that is
+//! used: ranges to look at headers, `If-None-Match: *`, MKCOL for missing parents, PROPFIND or nginx'
+//! JSON index to list. None of it is relied upon.
+//!
+//! An object that comes as `text/html` is refused: objects have no suffix that a server could take for
+//! HTML, so such an answer is the page of a login, a proxy or a captive portal.
+//!
+//! The rest is in children: `client` (the only async code: one request, its redirects, credentials
+//! and timeouts), `body` (bytes both ways), `auth`, `status` (what an answer means), `listing`.
+//!
+//! This module knows neither objects nor signatures.
+
+mod auth;
+mod body;
+mod client;
+mod listing;
+mod status;
+
+use std::collections::HashSet;
+use std::io::{BufReader, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use reqwest::header::{ACCEPT, IF_NONE_MATCH, RANGE};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Method, StatusCode, Url};
+
+use crate::object::{Blob, Payload};
+use crate::remote::blob::{Blobs, Peek, Written};
+use crate::remote::http::auth::Auth;
+use crate::remote::http::client::{Answer, Client, Request};
+use crate::remote::http::listing::Entry;
+use crate::remote::{RemoteError, RemoteOptions};
+use crate::signature::Meta;
+
+/// Collections known to exist. There are 256 by nature; more are not remembered, only made again.
+const MADE_MAX: usize = 4096;
+
+/// Collections below the base that can hold objects: `XX/SIG`.
+const LEVELS: usize = 2;
+
+/// Objects on an HTTP server.
+pub struct Http {
+    client: Client,
+    base: Url,
+    /// The server does not make parent directories itself, as it showed.
+    needs_parents: AtomicBool,
+    made: Mutex<HashSet<String>>,
+}
+
+impl Http {
+    /// The server and path that an `http` or `https` URL names. Nothing is asked of it yet.
+    pub fn open(url: &Url, options: &RemoteOptions) -> Result<Self, RemoteError> {
+        let auth = Auth::new(url, options)?;
+        let base = base_of(url);
+        let client = Client::new(&base, auth, options)?;
+        Ok(Self {
+            client,
+            base,
+            needs_parents: AtomicBool::new(false),
+            made: Mutex::default(),
+        })
+    }
+
+    fn url(&self, key: &str) -> Result<Url, RemoteError> {
+        self.base
+            .join(key)
+            .map_err(|error| RemoteError::Misconfigured(format!("key {key}: {error}")))
+    }
+
+    fn ask(&self, method: Method, key: &str) -> Result<Answer, RemoteError> {
+        self.client.send(&Request::new(method, self.url(key)?))
+    }
+
+    fn put_once(
+        &self,
+        key: &str,
+        payload: &Payload,
+        if_absent: bool,
+    ) -> Result<Answer, RemoteError> {
+        let mut request = Request::new(Method::PUT, self.url(key)?).with_body(payload);
+        if if_absent {
+            request = request.with_header(IF_NONE_MATCH, HeaderValue::from_static("*"));
+        }
+        self.client.send(&request)
+    }
+
+    /// Makes the collection that `key` is in, and those above it as far as they are missing.
+    fn make_parents(&self, key: &str) -> Result<(), RemoteError> {
+        let url = self.url(key)?;
+        let parent = url
+            .join(".")
+            .map_err(|error| RemoteError::Misconfigured(format!("{url}: {error}")))?;
+        self.make_collection(&parent)
+    }
+
+    fn make_collection(&self, url: &Url) -> Result<(), RemoteError> {
+        if self.made().contains(url.path()) {
+            return Ok(());
+        }
+        let make = || {
+            self.client
+                .send(&Request::new(webdav("MKCOL"), url.clone()))
+        };
+        let mut answer = make()?;
+        let parent = url
+            .join("..")
+            .ok()
+            .filter(|parent| parent.path() != url.path());
+        if let (true, Some(parent)) = (status::lacks_parent(answer.status()), parent) {
+            self.make_collection(&parent)?;
+            answer = make()?;
+        }
+        // 405 and 409 of a second attempt: it exists, or somebody else is making it.
+        if !answer.status().is_success() && !status::may_exist(answer.status()) {
+            return Err(answer.into_error());
+        }
+        let mut made = self.made();
+        if made.len() < MADE_MAX {
+            made.insert(url.path().to_owned());
+        }
+        Ok(())
+    }
+
+    fn made(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_collection(&self, key: &str) -> Result<Option<Vec<Entry>>, RemoteError> {
+        let url = self.url(key)?;
+        let request = Request::new(webdav("PROPFIND"), url.clone())
+            .with_header(
+                reqwest::header::HeaderName::from_static("depth"),
+                HeaderValue::from_static("1"),
+            )
+            .with_header(CONTENT_TYPE, HeaderValue::from_static("application/xml"))
+            .with_text(listing::PROPFIND);
+        let answer = self.client.send(&request)?;
+        match answer.status() {
+            StatusCode::MULTI_STATUS => {
+                let body = BufReader::new(answer.into_reader());
+                listing::read_multistatus(body, url.path()).map(Some)
+            }
+            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(None),
+            status if status::is_refused(status) || status.is_server_error() && status != 501 => {
+                Err(answer.into_error())
+            }
+            _ => self.read_index(url),
+        }
+    }
+
+    /// The way of nginx: `autoindex on; autoindex_format json;`.
+    fn read_index(&self, url: Url) -> Result<Option<Vec<Entry>>, RemoteError> {
+        let json = HeaderValue::from_static("application/json");
+        let answer = self
+            .client
+            .send(&Request::new(Method::GET, url).with_header(ACCEPT, json))?;
+        if answer.is_type("application/json") {
+            return listing::read_json(BufReader::new(answer.into_reader())).map(Some);
+        }
+        let base = &self.base;
+        Err(RemoteError::Unsupported(format!(
+            "list {base}: the server answers neither PROPFIND nor with a JSON index (nginx: autoindex_format json)"
+        )))
+    }
+
+    fn walk(
+        &self,
+        key: &str,
+        levels: usize,
+        each: &mut dyn FnMut(&str, u64),
+    ) -> Result<(), RemoteError> {
+        let Some(entries) = self.read_collection(key)? else {
+            return Ok(());
+        };
+        for entry in entries {
+            match entry {
+                Entry::File { name, size } => each(&format!("{key}{name}"), size),
+                Entry::Collection { name } if levels > 1 && listing::is_prefix(&name) => {
+                    self.walk(&format!("{key}{name}/"), levels - 1, each)?;
+                }
+                Entry::Collection { .. } => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Blobs for Http {
+    fn get(&self, key: &str) -> Result<Option<Blob>, RemoteError> {
+        let answer = self.ask(Method::GET, key)?;
+        match answer.status() {
+            status if status::is_miss(status) => Ok(None),
+            StatusCode::OK => {
+                let answer = not_html(answer)?;
+                let hint = mode_hint(answer.headers());
+                Ok(Some(Blob {
+                    len: answer.len(),
+                    hint,
+                    body: Box::new(answer.into_reader()),
+                }))
+            }
+            _ => Err(answer.into_error()),
+        }
+    }
+
+    fn peek(&self, key: &str, len: usize) -> Result<Option<Peek>, RemoteError> {
+        let range =
+            HeaderValue::from_str(&format!("bytes=0-{}", len.saturating_sub(1))).expect("digits");
+        let request = Request::new(Method::GET, self.url(key)?).with_header(RANGE, range);
+        let answer = self.client.send(&request)?;
+        let whole = match answer.status() {
+            status if status::is_miss(status) => return Ok(None),
+            // An empty file has no first byte.
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                return Ok(Some(Peek {
+                    start: Vec::new(),
+                    len: Some(0),
+                }));
+            }
+            StatusCode::PARTIAL_CONTENT => total_of(answer.headers()),
+            StatusCode::OK => answer.len(),
+            _ => return Err(answer.into_error()),
+        };
+        let mut start = Vec::with_capacity(len);
+        let body = not_html(answer)?.into_reader();
+        body.take(len as u64)
+            .read_to_end(&mut start)
+            .map_err(RemoteError::from_io)?;
+        Ok(Some(Peek { start, len: whole }))
+    }
+
+    fn put(&self, key: &str, payload: &Payload, if_absent: bool) -> Result<Written, RemoteError> {
+        if self.needs_parents.load(Ordering::Relaxed) {
+            self.make_parents(key)?;
+        }
+        let mut answer = self.put_once(key, payload, if_absent)?;
+        if status::lacks_parent(answer.status()) {
+            // What we made may be gone by now.
+            self.made().clear();
+            self.make_parents(key)?;
+            self.needs_parents.store(true, Ordering::Relaxed);
+            answer = self.put_once(key, payload, if_absent)?;
+        }
+        match answer.status() {
+            StatusCode::OK | StatusCode::CREATED | StatusCode::NO_CONTENT => Ok(Written::Stored),
+            StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT if if_absent => {
+                Ok(Written::Exists)
+            }
+            _ => Err(answer.into_error()),
+        }
+    }
+
+    fn exists(&self, key: &str) -> Result<bool, RemoteError> {
+        let answer = self.ask(Method::HEAD, key)?;
+        match answer.status() {
+            StatusCode::OK => not_html(answer).map(|_| true),
+            status if status::is_miss(status) => Ok(false),
+            _ => Err(answer.into_error()),
+        }
+    }
+
+    fn delete(&self, key: &str) -> Result<bool, RemoteError> {
+        let answer = self.ask(Method::DELETE, key)?;
+        match answer.status() {
+            StatusCode::OK | StatusCode::ACCEPTED | StatusCode::NO_CONTENT => Ok(true),
+            status if status::is_miss(status) => Ok(false),
+            _ => Err(answer.into_error()),
+        }
+    }
+
+    fn list(&self, each: &mut dyn FnMut(&str, u64)) -> Result<(), RemoteError> {
+        self.walk("", LEVELS, each)
+    }
+
+    fn describe(&self) -> String {
+        self.base.to_string()
+    }
+}
+
+/// The URL that keys are appended to: a directory, without credentials.
+fn base_of(url: &Url) -> Url {
+    let mut base = url.clone();
+    // Both fail only for URLs without a host, which have no credentials.
+    let _no_host = base.set_username("").and_then(|()| base.set_password(None));
+    if !base.path().ends_with('/') {
+        base.set_path(&format!("{}/", url.path()));
+    }
+    base
+}
+
+fn not_html(answer: Answer) -> Result<Answer, RemoteError> {
+    if answer.is_type("text/html") {
+        let text = format!(
+            "{}: answered with a web page (a login? a proxy?), not an object",
+            answer.subject()
+        );
+        return Err(RemoteError::Refused(text));
+    }
+    Ok(answer)
+}
+
+/// The length of the whole in `Content-Range: bytes 0-228/1234`.
+fn total_of(headers: &HeaderMap) -> Option<u64> {
+    headers
+        .get(CONTENT_RANGE)?
+        .to_str()
+        .ok()?
+        .rsplit_once('/')?
+        .1
+        .parse()
+        .ok()
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// The mode that object stores keep beside a raw object: s3fs writes decimal `st_mode`, others octal.
+fn mode_hint(headers: &HeaderMap) -> Option<Meta> {
+    const FORMAT: u32 = 0o170_000;
+    const REGULAR: u32 = 0o100_000;
+    let text = headers.get("x-amz-meta-mode")?.to_str().ok()?;
+    let decimal = text
+        .parse()
+        .ok()
+        .filter(|mode: &u32| mode & !0o177_777 == 0 && mode & FORMAT == REGULAR);
+    let mode = decimal.or_else(|| u32::from_str_radix(text, 8).ok())?;
+    Some(Meta::file(mode))
+}
+
+fn webdav(method: &str) -> Method {
+    Method::from_bytes(method.as_bytes()).expect("upper-case letters")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_go_below_the_base_without_credentials() {
+        for (url, base) in [
+            ("http://u:p@h:81/a/b", "http://h:81/a/b/"),
+            ("https://h", "https://h/"),
+            ("http://h/a%20b/", "http://h/a%20b/"),
+        ] {
+            assert_eq!(base_of(&Url::parse(url).unwrap()).as_str(), base);
+        }
+    }
+
+    #[test]
+    fn modes_of_object_stores_are_understood() {
+        for (text, mode) in [
+            ("33261", 0o755),
+            ("100755", 0o755),
+            ("0755", 0o755),
+            ("755", 0o755),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-amz-meta-mode", HeaderValue::from_str(text).unwrap());
+            assert_eq!(mode_hint(&headers), Some(Meta::file(mode)), "{text}");
+        }
+        assert_eq!(mode_hint(&HeaderMap::new()), None);
+    }
+}

@@ -1,0 +1,75 @@
+//! Bytes both ways: a payload as a request's body, a response's body as a [`Read`].
+
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::stream;
+use reqwest::Body;
+use tokio::task::spawn_blocking;
+
+use crate::object::Payload;
+use crate::remote::RemoteError;
+
+/// What is read from disk at a time. Bigger chunks no longer make an upload faster.
+const CHUNK: usize = 128 << 10;
+
+/// How an upload is going, seen from outside.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Progress(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    sent: AtomicU64,
+    failed: Mutex<Option<RemoteError>>,
+}
+
+impl Progress {
+    /// Bytes handed to the connection so far.
+    pub(super) fn sent(&self) -> u64 {
+        self.0.sent.load(Ordering::Relaxed)
+    }
+
+    /// Why the payload could not be read, if that is what ended the request.
+    pub(super) fn failure(&self) -> Option<RemoteError> {
+        self.0
+            .failed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    fn count(&self, bytes: usize) {
+        self.0.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn fail(&self, error: io::Error) -> io::Error {
+        let kind = error.kind();
+        let ours = match RemoteError::from_io(error) {
+            // Reading a file of ours failed: that is not the remote's fault.
+            RemoteError::Transient(cause) | RemoteError::Full(cause) => RemoteError::Local(cause),
+            other => other,
+        };
+        *self.0.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(ours);
+        io::Error::new(kind, "the payload cannot be read")
+    }
+}
+
+/// `payload` as the body of one request; it may come from a disk, so it is read by threads that may block.
+pub(super) fn upload(payload: &Payload, progress: Progress) -> Body {
+    let start = (payload.reader(), progress);
+    Body::wrap_stream(stream::try_unfold(start, |(reader, progress)| async move {
+        let (chunk, reader) = spawn_blocking(|| read_chunk(reader))
+            .await
+            .map_err(io::Error::other)?;
+        let chunk = chunk.map_err(|error| progress.fail(error))?;
+        progress.count(chunk.len());
+        Ok::<_, io::Error>((!chunk.is_empty()).then_some((chunk, (reader, progress))))
+    }))
+}
+
+fn read_chunk(mut reader: Box<dyn Read + Send>) -> (io::Result<Vec<u8>>, Box<dyn Read + Send>) {
+    let mut chunk = Vec::with_capacity(CHUNK);
+    let read = reader.by_ref().take(CHUNK as u64).read_to_end(&mut chunk);
+    (read.map(|_| chunk), reader)
+}

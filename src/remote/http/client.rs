@@ -1,0 +1,436 @@
+//! One request and its answer, from a thread that blocks. The only async code of the program: reqwest on
+//! a private runtime, driven with `block_on`.
+//!
+//! A request follows redirects within its scheme, and sends credentials only to the origin of the
+//! remote's URL. It is asked again with fresh credentials when they were rotated. Nothing else is retried here.
+//!
+//! The runtime has threads: a [`Client`] must be made after the process went to the background.
+
+use std::future::Future;
+use std::io::{self, Read};
+use std::pin::pin;
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use reqwest::{Certificate, Method, Response, StatusCode, Url, redirect};
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
+
+use crate::object::Payload;
+use crate::remote::http::auth::{Auth, Credentials};
+use crate::remote::http::body::{self, Progress};
+use crate::remote::http::{content_length, status};
+use crate::remote::{RemoteError, RemoteOptions};
+
+/// Redirects of one request. Caches redirect once (to a mirror or with a slash) if at all.
+const REDIRECTS_MAX: usize = 5;
+
+/// Threads that drive connections; the work on the bytes is done by the callers.
+const RUNTIME_THREADS: usize = 2;
+
+/// Idle connections are closed before nginx does it (75 s): it would close one as we send on it.
+const POOL_IDLE: Duration = Duration::from_secs(60);
+
+/// A small answer nobody wants (the page of a 404) is read up to this, so that its connection
+/// can be used again; with more than that, the connection is closed.
+const DRAIN_MAX: u64 = 64 << 10;
+
+/// An HTTP client for one server.
+pub(super) struct Client {
+    engine: Arc<Engine>,
+    auth: Auth,
+    origin: Url,
+}
+
+/// What outlives the client in the readers of its answers.
+struct Engine {
+    /// Taken only by `drop`.
+    runtime: Option<Runtime>,
+    http: reqwest::Client,
+    stall: Duration,
+}
+
+/// One request.
+pub(super) struct Request<'a> {
+    method: Method,
+    url: Url,
+    headers: HeaderMap,
+    body: Upload<'a>,
+}
+
+enum Upload<'a> {
+    Nothing,
+    Text(&'static str),
+    Payload(&'a Payload),
+}
+
+/// An answer, whatever its status.
+pub(super) struct Answer {
+    engine: Arc<Engine>,
+    subject: String,
+    response: Response,
+}
+
+impl<'a> Request<'a> {
+    pub(super) fn new(method: Method, url: Url) -> Self {
+        Self {
+            method,
+            url,
+            headers: HeaderMap::new(),
+            body: Upload::Nothing,
+        }
+    }
+
+    pub(super) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    pub(super) fn with_body(mut self, payload: &'a Payload) -> Self {
+        self.body = Upload::Payload(payload);
+        self
+    }
+
+    pub(super) fn with_text(mut self, text: &'static str) -> Self {
+        self.body = Upload::Text(text);
+        self
+    }
+
+    fn subject(&self) -> String {
+        format!("{} {}", self.method, self.url)
+    }
+}
+
+impl Client {
+    /// A client that sends credentials to the origin of `base` only.
+    pub(super) fn new(
+        base: &Url,
+        auth: Auth,
+        options: &RemoteOptions,
+    ) -> Result<Self, RemoteError> {
+        let http = build(base, options)?;
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(RUNTIME_THREADS)
+            .thread_name("cachedirfs-http")
+            .enable_all()
+            .build()
+            .map_err(|error| RemoteError::Local(format!("start the HTTP threads: {error}")))?;
+        let engine = Engine {
+            runtime: Some(runtime),
+            http,
+            stall: options.stall_timeout,
+        };
+        Ok(Self {
+            engine: Arc::new(engine),
+            auth,
+            origin: base.clone(),
+        })
+    }
+
+    /// Sends `request` and waits for the head of the answer.
+    pub(super) fn send(&self, request: &Request<'_>) -> Result<Answer, RemoteError> {
+        let mut url = request.url.clone();
+        let mut credentials = self.auth.current();
+        let mut redirects = 0;
+        loop {
+            let sent = credentials
+                .as_ref()
+                .filter(|_| url.origin() == self.origin.origin());
+            let answer = self.send_once(request, &url, sent)?;
+            if answer.status() == StatusCode::UNAUTHORIZED
+                && let Some(fresh) = self.auth.instead_of(credentials.as_ref())
+            {
+                credentials = Some(fresh);
+            } else if let Some(next) = answer.redirect(&url, &request.method)? {
+                redirects += 1;
+                if redirects > REDIRECTS_MAX {
+                    return Err(RemoteError::Misconfigured(format!(
+                        "{}: too many redirects",
+                        answer.subject
+                    )));
+                }
+                url = next;
+            } else {
+                return Ok(answer);
+            }
+            answer.drain();
+        }
+    }
+
+    fn send_once(
+        &self,
+        request: &Request<'_>,
+        url: &Url,
+        credentials: Option<&Credentials>,
+    ) -> Result<Answer, RemoteError> {
+        let progress = Progress::default();
+        let mut builder = self
+            .engine
+            .http
+            .request(request.method.clone(), url.clone());
+        builder = builder.headers(request.headers.clone());
+        if let Some(credentials) = credentials {
+            builder = credentials.apply(builder);
+        }
+        builder = match request.body {
+            Upload::Nothing => builder,
+            Upload::Text(text) => builder.body(text),
+            Upload::Payload(payload) if payload.is_empty() => builder.header(CONTENT_LENGTH, 0),
+            Upload::Payload(payload) => {
+                let body = body::upload(payload, progress.clone());
+                builder.header(CONTENT_LENGTH, payload.len()).body(body)
+            }
+        };
+        let subject = request.subject();
+        let response = self
+            .engine
+            .run(watched(builder.send(), &progress, self.engine.stall));
+        match response {
+            Ok(response) => Ok(Answer {
+                engine: Arc::clone(&self.engine),
+                subject,
+                response,
+            }),
+            Err(fault) => Err(progress
+                .failure()
+                .unwrap_or_else(|| fault.into_error())
+                .during(&subject)),
+        }
+    }
+}
+
+/// Why there is no answer.
+enum Fault {
+    Stalled,
+    Failed(reqwest::Error),
+}
+
+impl Fault {
+    fn into_error(self) -> RemoteError {
+        match self {
+            Self::Stalled => {
+                RemoteError::Transient("timed out: no byte went either way".to_owned())
+            }
+            Self::Failed(error) => RemoteError::Transient(explain(&error)),
+        }
+    }
+}
+
+/// Waits for an answer as long as bytes are being sent, and one stall time more.
+async fn watched(
+    sending: impl Future<Output = reqwest::Result<Response>>,
+    progress: &Progress,
+    stall: Duration,
+) -> Result<Response, Fault> {
+    let mut sending = pin!(sending);
+    let mut seen = 0;
+    loop {
+        match timeout(stall, sending.as_mut()).await {
+            Ok(answered) => return answered.map_err(Fault::Failed),
+            Err(_) if progress.sent() == seen => return Err(Fault::Stalled),
+            Err(_) => seen = progress.sent(),
+        }
+    }
+}
+
+/// The cause at the bottom, which is what helps; reqwest's own words repeat the URL.
+fn explain(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    let what = match error {
+        _ if error.is_connect() && error.is_timeout() => return "timed out connecting".to_owned(),
+        _ if error.is_timeout() => return "timed out".to_owned(),
+        _ if error.is_connect() => "connect",
+        _ => "transfer",
+    };
+    let cause = cause.to_string();
+    let hint = if cause.contains("UnknownIssuer") {
+        " (name its authority as CA file)"
+    } else {
+        ""
+    };
+    format!("{what}: {cause}{hint}")
+}
+
+impl Engine {
+    fn run<F: Future>(&self, future: F) -> F::Output {
+        self.runtime
+            .as_ref()
+            .expect("taken only by drop")
+            .block_on(future)
+    }
+
+    /// The next bytes of a body; empty at its end.
+    fn chunk(&self, response: &mut Response) -> Result<Vec<u8>, RemoteError> {
+        match self.run(async { timeout(self.stall, response.chunk()).await }) {
+            Ok(Ok(chunk)) => Ok(chunk.map(Vec::from).unwrap_or_default()),
+            Ok(Err(error)) => Err(Fault::Failed(error).into_error()),
+            Err(_) => Err(Fault::Stalled.into_error()),
+        }
+    }
+}
+
+impl Drop for Engine {
+    /// Does not wait: a name lookup may hang in one of its threads.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Answer {
+    pub(super) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    pub(super) fn headers(&self) -> &HeaderMap {
+        self.response.headers()
+    }
+
+    /// Method and URL, for errors.
+    pub(super) fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// Length of its body, where the server says so.
+    pub(super) fn len(&self) -> Option<u64> {
+        content_length(self.headers())
+    }
+
+    pub(super) fn is_type(&self, wanted: &str) -> bool {
+        let given = self
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok());
+        let essence = given.and_then(|value| value.split(';').next());
+        self.status().is_success()
+            && essence.is_some_and(|given| given.trim().eq_ignore_ascii_case(wanted))
+    }
+
+    /// The error that it stands for.
+    pub(super) fn into_error(self) -> RemoteError {
+        let error = status::error(&self.subject, self.status(), self.headers());
+        self.drain();
+        error
+    }
+
+    /// Its body.
+    pub(super) fn into_reader(self) -> AnswerReader {
+        AnswerReader {
+            answer: self,
+            chunk: io::Cursor::default(),
+        }
+    }
+
+    /// Where a redirect leads, if it is one that we follow.
+    fn redirect(&self, from: &Url, method: &Method) -> Result<Option<Url>, RemoteError> {
+        let follow = match self.status() {
+            // Only these two promise that the method stays: a PUT must not become a GET.
+            StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => true,
+            StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND | StatusCode::SEE_OTHER => {
+                matches!(*method, Method::GET | Method::HEAD)
+            }
+            _ => false,
+        };
+        let Some(location) = self.headers().get(LOCATION).filter(|_| follow) else {
+            return Ok(None);
+        };
+        let wrong =
+            |why: &str| RemoteError::Misconfigured(format!("{}: redirected {why}", self.subject));
+        let next = location
+            .to_str()
+            .ok()
+            .and_then(|location| from.join(location).ok());
+        let next = next.ok_or_else(|| wrong("to something that is no URL"))?;
+        if next.scheme() != from.scheme() {
+            return Err(wrong(&format!(
+                "from {} to {}; name that URL itself",
+                from.scheme(),
+                next.scheme()
+            )));
+        }
+        Ok(Some(next))
+    }
+
+    /// Reads what little is left, so that the connection stays open.
+    fn drain(mut self) {
+        let small = self.len().is_none_or(|len| len <= DRAIN_MAX);
+        let mut left = DRAIN_MAX;
+        while small && left > 0 {
+            match self.engine.chunk(&mut self.response) {
+                Ok(chunk) if !chunk.is_empty() => left = left.saturating_sub(chunk.len() as u64),
+                _ => return,
+            }
+        }
+    }
+}
+
+/// The body of an answer.
+pub(super) struct AnswerReader {
+    answer: Answer,
+    chunk: io::Cursor<Vec<u8>>,
+}
+
+impl Read for AnswerReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.chunk.read(buf)?;
+        if n > 0 || buf.is_empty() {
+            return Ok(n);
+        }
+        let Answer {
+            engine,
+            subject,
+            response,
+        } = &mut self.answer;
+        let chunk = engine
+            .chunk(response)
+            .map_err(|error| error.during(subject).into_io())?;
+        self.chunk = io::Cursor::new(chunk);
+        self.chunk.read(buf)
+    }
+}
+
+fn build(base: &Url, options: &RemoteOptions) -> Result<reqwest::Client, RemoteError> {
+    static PROVIDER: Once = Once::new();
+    // An error says that there is one already, which is as good.
+    PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("cachedirfs/", env!("CARGO_PKG_VERSION")))
+        .redirect(redirect::Policy::none())
+        .connect_timeout(options.connect_timeout)
+        .timeout(options.request_timeout)
+        .pool_idle_timeout(POOL_IDLE)
+        .http2_keep_alive_interval(options.stall_timeout)
+        .http2_keep_alive_timeout(options.stall_timeout)
+        .http2_adaptive_window(true);
+    if is_loopback(base) {
+        builder = builder.no_proxy();
+    }
+    if let Some(path) = &options.ca_file {
+        let wrong = |error: String| {
+            RemoteError::Misconfigured(format!("read CA file {}: {error}", path.display()))
+        };
+        let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+        let found = Certificate::from_pem_bundle(&pem).map_err(|error| wrong(explain(&error)))?;
+        if found.is_empty() {
+            return Err(wrong("no certificate in it".to_owned()));
+        }
+        builder = builder.tls_certs_merge(found);
+    }
+    builder
+        .build()
+        .map_err(|error| RemoteError::Misconfigured(format!("set up HTTP: {}", explain(&error))))
+}
+
+/// A server on this machine is never asked through a proxy.
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
+}

@@ -1,0 +1,214 @@
+//! The contents of one collection: WebDAV's multistatus, or nginx' JSON index.
+//!
+//! Both are read as a stream where they can be long; names are what servers say, so nothing is trusted
+//! here: whoever asked picks the names that are keys.
+
+use std::io::{self, BufRead};
+
+use percent_encoding::percent_decode_str;
+use quick_xml::events::Event;
+use quick_xml::{Reader, XmlVersion};
+use serde::Deserialize;
+
+use crate::remote::RemoteError;
+
+/// The question.
+pub(super) const PROPFIND: &str = concat!(
+    r#"<?xml version="1.0" encoding="utf-8"?>"#,
+    r#"<propfind xmlns="DAV:"><prop><resourcetype/><getcontentlength/></prop></propfind>"#
+);
+
+/// One member of a collection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    File { name: String, size: u64 },
+    Collection { name: String },
+}
+
+/// Whether a collection can be a prefix directory; others are strangers'.
+pub(super) fn is_prefix(name: &str) -> bool {
+    name.len() == 2 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// The members in a multistatus answer about the collection at `path`.
+pub(super) fn read_multistatus(body: impl BufRead, path: &str) -> Result<Vec<Entry>, RemoteError> {
+    let base = decoded(path);
+    let mut reader = Reader::from_reader(body);
+    let (mut buffer, mut entries) = (Vec::new(), Vec::new());
+    let mut member = Member::default();
+    loop {
+        buffer.clear();
+        match reader.read_event_into(&mut buffer).map_err(broken)? {
+            Event::Start(tag) => member.start(tag.local_name().as_ref()),
+            Event::Empty(tag) => {
+                member.start(tag.local_name().as_ref());
+                member.field = Field::None;
+            }
+            Event::Text(text) => member.text(&text.xml_content(XmlVersion::Implicit1_0)),
+            Event::End(tag) => {
+                member.field = Field::None;
+                if is(tag.local_name().as_ref(), "response") {
+                    entries.extend(std::mem::take(&mut member).entry(&base));
+                }
+            }
+            Event::Eof => return Ok(entries),
+            _ => {}
+        }
+    }
+}
+
+fn broken(error: quick_xml::Error) -> RemoteError {
+    match error {
+        quick_xml::Error::Io(error) => {
+            RemoteError::from_io(io::Error::new(error.kind(), error.to_string()))
+        }
+        error => RemoteError::Transient(format!("list: not the XML of WebDAV: {error}")),
+    }
+}
+
+/// What was read of one `response` so far.
+#[derive(Debug, Default)]
+struct Member {
+    field: Field,
+    href: String,
+    size: String,
+    is_collection: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Field {
+    #[default]
+    None,
+    Href,
+    Size,
+}
+
+impl Member {
+    fn start(&mut self, tag: impl AsRef<[u8]>) {
+        let tag = tag.as_ref();
+        self.is_collection |= is(tag, "collection");
+        self.field = match tag {
+            _ if is(tag, "href") => Field::Href,
+            _ if is(tag, "getcontentlength") => Field::Size,
+            _ => Field::None,
+        };
+    }
+
+    fn text(&mut self, text: &str) {
+        match self.field {
+            Field::Href => self.href.push_str(text.trim()),
+            Field::Size => self.size.push_str(text.trim()),
+            Field::None => {}
+        }
+    }
+
+    /// `None` for the collection itself, which is listed too.
+    fn entry(self, base: &str) -> Option<Entry> {
+        // It is a path or a whole URL.
+        let path = match self.href.split_once("://") {
+            Some((_, rest)) => &rest[rest.find('/')?..],
+            None => &self.href[..],
+        };
+        let path = decoded(path);
+        let name = path.strip_prefix(base)?.trim_end_matches('/');
+        if name.is_empty() || name.contains('/') {
+            return None;
+        }
+        let name = name.to_owned();
+        Some(if self.is_collection {
+            Entry::Collection { name }
+        } else {
+            Entry::File {
+                name,
+                size: self.size.parse().unwrap_or_default(),
+            }
+        })
+    }
+}
+
+fn is(tag: impl AsRef<[u8]>, name: &str) -> bool {
+    tag.as_ref().eq_ignore_ascii_case(name.as_bytes())
+}
+
+fn decoded(path: &str) -> String {
+    percent_decode_str(path).decode_utf8_lossy().into_owned()
+}
+
+#[derive(Deserialize)]
+struct JsonEntry {
+    name: String,
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    size: u64,
+}
+
+/// The members in a JSON index of nginx.
+pub(super) fn read_json(body: impl BufRead) -> Result<Vec<Entry>, RemoteError> {
+    let entries: Vec<JsonEntry> = serde_json::from_reader(body).map_err(|error| {
+        RemoteError::Transient(format!("list: not the JSON of an index: {error}"))
+    })?;
+    let entry = |JsonEntry { name, kind, size }: JsonEntry| match kind.as_str() {
+        "directory" => Entry::Collection { name },
+        _ => Entry::File { name, size },
+    };
+    Ok(entries.into_iter().map(entry).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(name: &str, size: u64) -> Entry {
+        Entry::File {
+            name: name.to_owned(),
+            size,
+        }
+    }
+
+    #[test]
+    fn a_multistatus_of_any_server_is_understood() {
+        let xml = r#"<?xml version="1.0"?>
+            <D:multistatus xmlns:D="DAV:">
+              <D:response><D:href>/a%20b/</D:href><D:propstat><D:prop>
+                <D:resourcetype><D:collection/></D:resourcetype></D:prop></D:propstat></D:response>
+              <D:response><D:href>http://h:81/a%20b/AB/</D:href><D:propstat><D:prop>
+                <D:resourcetype><D:collection></D:collection></D:resourcetype></D:prop></D:propstat></D:response>
+              <D:response><D:href>/a b/f%C3%BC</D:href><D:propstat><D:prop><D:resourcetype/>
+                <D:getcontentlength>12</D:getcontentlength></D:prop></D:propstat></D:response>
+              <D:response><D:href>/elsewhere/x</D:href></D:response>
+            </D:multistatus>"#;
+        let found = read_multistatus(xml.as_bytes(), "/a%20b/").unwrap();
+        assert_eq!(
+            found,
+            [
+                Entry::Collection {
+                    name: "AB".to_owned()
+                },
+                file("fü", 12)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_json_index_is_understood() {
+        let json =
+            r#"[{"name":"AB","type":"directory","mtime":"x"},{"name":"f","type":"file","size":7}]"#;
+        let found = read_json(json.as_bytes()).unwrap();
+        assert_eq!(
+            found,
+            [
+                Entry::Collection {
+                    name: "AB".to_owned()
+                },
+                file("f", 7)
+            ]
+        );
+        assert!(read_json(&b"<html>"[..]).is_err());
+    }
+
+    #[test]
+    fn broken_xml_is_an_error() {
+        assert!(read_multistatus(&b"<a><b></a>"[..], "/").is_err());
+    }
+}

@@ -1,0 +1,137 @@
+//! What the status of an answer means.
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+
+use crate::remote::RemoteError;
+
+/// There is no such object.
+pub(super) fn is_miss(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
+}
+
+/// A PUT or MKCOL below a collection that is not there: 409 by the book, 404 from some.
+pub(super) fn lacks_parent(status: StatusCode) -> bool {
+    matches!(status, StatusCode::CONFLICT | StatusCode::NOT_FOUND)
+}
+
+/// MKCOL of what is there already, or is being made.
+pub(super) fn may_exist(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::METHOD_NOT_ALLOWED | StatusCode::CONFLICT
+    )
+}
+
+/// The server wants other credentials.
+pub(super) fn is_refused(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::PROXY_AUTHENTICATION_REQUIRED
+    )
+}
+
+/// The error that an answer stands for. `subject` is method and URL.
+pub(super) fn error(subject: &str, status: StatusCode, headers: &HeaderMap) -> RemoteError {
+    let with = |hint: &str| format!("{subject}: {status}{hint}");
+    match status {
+        StatusCode::UNAUTHORIZED => RemoteError::Refused(with("; are the credentials right?")),
+        StatusCode::FORBIDDEN => RemoteError::Refused(with("; may we do this?")),
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+            RemoteError::Refused(with("; the proxy wants credentials"))
+        }
+        StatusCode::PAYLOAD_TOO_LARGE => RemoteError::Full(with(
+            "; the server's limit is lower (nginx: client_max_body_size 0)",
+        )),
+        StatusCode::INSUFFICIENT_STORAGE => RemoteError::Full(with("")),
+        StatusCode::METHOD_NOT_ALLOWED => RemoteError::Misconfigured(with(
+            "; the server does not take it (nginx: dav_methods PUT DELETE MKCOL)",
+        )),
+        StatusCode::NOT_IMPLEMENTED => RemoteError::Unsupported(with("")),
+        StatusCode::REQUEST_TIMEOUT | StatusCode::MISDIRECTED_REQUEST | StatusCode::TOO_EARLY => {
+            RemoteError::Transient(with(""))
+        }
+        _ if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() => {
+            match retry_after(headers) {
+                Some(wait) => RemoteError::Busy(with(""), wait),
+                None => RemoteError::Transient(with("")),
+            }
+        }
+        _ if status.is_redirection() => {
+            RemoteError::Misconfigured(with("; name the URL it leads to"))
+        }
+        _ => RemoteError::Misconfigured(with("")),
+    }
+}
+
+/// Seconds only. The other form, a date, would need our clock and the server's to agree.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers
+        .get(RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::header::HeaderValue;
+
+    use super::*;
+
+    fn of(status: u16, after: Option<&'static str>) -> RemoteError {
+        let mut headers = HeaderMap::new();
+        if let Some(after) = after {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(after));
+        }
+        error(
+            "PUT http://h/x",
+            StatusCode::from_u16(status).unwrap(),
+            &headers,
+        )
+    }
+
+    #[test]
+    fn each_status_is_classified() {
+        for status in [401, 403, 407] {
+            assert!(
+                matches!(of(status, None), RemoteError::Refused(_)),
+                "{status}"
+            );
+        }
+        for status in [413, 507] {
+            assert!(matches!(of(status, None), RemoteError::Full(_)), "{status}");
+        }
+        for status in [408, 429, 500, 502, 503, 504] {
+            assert!(
+                matches!(of(status, None), RemoteError::Transient(_)),
+                "{status}"
+            );
+        }
+        for status in [301, 400, 405, 411, 418] {
+            assert!(
+                matches!(of(status, None), RemoteError::Misconfigured(_)),
+                "{status}"
+            );
+        }
+    }
+
+    #[test]
+    fn retry_after_is_kept_when_it_is_in_seconds() {
+        assert_eq!(
+            of(503, Some("7")).retry_after(),
+            Some(Duration::from_secs(7))
+        );
+        assert_eq!(
+            of(429, Some("Wed, 21 Oct 2026 07:28:00 GMT")).retry_after(),
+            None
+        );
+    }
+}

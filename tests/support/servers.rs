@@ -1,0 +1,245 @@
+//! Real servers on loopback, each with a folder and a port of its own, ended by its process id when dropped.
+//!
+//! A program that is missing fails the test with the command that installs it: a skipped test proves nothing.
+
+use std::fs::{self, File};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Longest time a server may take until it listens.
+const START_MAX: Duration = Duration::from_secs(10);
+
+/// User and password of every server that asks for Basic credentials.
+pub(crate) const USER: &str = "builder";
+pub(crate) const PASSWORD: &str = "s3cret-p%ss";
+/// The token of the server that asks for one.
+pub(crate) const TOKEN: &str = "t0ken-of-the-builder";
+
+/// A running server whose document root is [`Server::root`].
+pub(crate) struct Server {
+    child: Option<Child>,
+    port: u16,
+    scheme: &'static str,
+    dir: TempDir,
+}
+
+/// What an nginx asks of its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Nginx {
+    Open,
+    Basic,
+    Bearer,
+    /// TLS with HTTP/2 and a certificate of our own authority; see [`Server::ca`].
+    Tls,
+}
+
+impl Server {
+    /// The URL of the directory `cache` in its root.
+    pub(crate) fn url(&self) -> String {
+        format!("{}://localhost:{}/cache", self.scheme, self.port)
+    }
+
+    /// The same with credentials.
+    pub(crate) fn url_with(&self, user: &str, password: &str) -> String {
+        self.url().replacen("://", &format!("://{user}:{password}@"), 1)
+    }
+
+    /// The directory that [`Server::url`] is, on disk.
+    pub(crate) fn root(&self) -> PathBuf {
+        self.dir.path().join("root/cache")
+    }
+
+    /// The authority that signed its certificate.
+    pub(crate) fn ca(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
+    }
+
+    /// The lines of its access log.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("access.log")).unwrap_or_default()
+    }
+
+    /// Stops it, and with it every connection.
+    pub(crate) fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("our own child");
+            child.wait().expect("our own child");
+        }
+    }
+
+    /// nginx without a master process: one process to end.
+    pub(crate) fn nginx(kind: Nginx) -> Self {
+        let (dir, port) = folder();
+        let at = dir.path().display();
+        let (mut listen, mut rule) = (String::new(), String::new());
+        match kind {
+            Nginx::Open => {}
+            Nginx::Basic => {
+                write(&dir, "users", &format!("{USER}:{{PLAIN}}{PASSWORD}\n"));
+                rule = format!("auth_basic cache; auth_basic_user_file {at}/users;");
+            }
+            Nginx::Bearer => {
+                rule = format!("if ($http_authorization != \"Bearer {TOKEN}\") {{ return 401; }}");
+            }
+            Nginx::Tls => {
+                certify(dir.path());
+                listen = "ssl http2".to_owned();
+                rule = format!("ssl_certificate {at}/cert.pem; ssl_certificate_key {at}/key.pem;");
+            }
+        }
+        let config = format!(
+            "daemon off; master_process off; pid {at}/pid; error_log {at}/error.log;
+             events {{ }}
+             http {{
+               access_log {at}/access.log; client_body_temp_path {at}/body; client_max_body_size 64m;
+               proxy_temp_path {at}/p; fastcgi_temp_path {at}/f; uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;
+               default_type application/octet-stream;
+               server {{
+                 listen 127.0.0.1:{port} {listen}; root {at}/root; {rule}
+                 location / {{
+                   dav_methods PUT DELETE MKCOL; create_full_put_path on;
+                   autoindex on; autoindex_format json;
+                 }}
+                 location /moved/ {{ return 307 /cache/$request_filename; }}
+                 location = /cache/login {{ default_type text/html; return 200 \"<html>log in</html>\"; }}
+               }}
+             }}"
+        );
+        write(&dir, "nginx.conf", &config);
+        let mut command = Command::new(program("nginx", "nginx-light"));
+        command.arg("-p").arg(dir.path()).arg("-c").arg(dir.path().join("nginx.conf"));
+        let scheme = if kind == Nginx::Tls { "https" } else { "http" };
+        Self::start(command, dir, port, scheme)
+    }
+
+    /// lighttpd with WebDAV: the one that answers 412 without a race, and 409 for a missing parent.
+    pub(crate) fn lighttpd() -> Self {
+        let (dir, port) = folder();
+        let at = dir.path().display();
+        let config = format!(
+            "server.document-root = \"{at}/root\"
+             server.port = {port}
+             server.bind = \"127.0.0.1\"
+             server.modules = ( \"mod_webdav\", \"mod_accesslog\" )
+             server.upload-dirs = ( \"{at}\" )
+             server.errorlog = \"{at}/error.log\"
+             accesslog.filename = \"{at}/access.log\"
+             webdav.activate = \"enable\"
+             mimetype.assign = ( \"\" => \"application/octet-stream\" )"
+        );
+        write(&dir, "lighttpd.conf", &config);
+        let mut command = Command::new(program("lighttpd", "lighttpd lighttpd-mod-webdav"));
+        command.arg("-D").arg("-f").arg(dir.path().join("lighttpd.conf"));
+        Self::start(command, dir, port, "http")
+    }
+
+    /// Apache with mod_dav.
+    pub(crate) fn apache() -> Self {
+        let (dir, port) = folder();
+        let at = dir.path().display();
+        let modules: String = ["mpm_event", "authz_core", "dav", "dav_fs"]
+            .iter()
+            .map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"))
+            .collect();
+        let config = format!(
+            "{modules}
+             ServerName localhost
+             Listen 127.0.0.1:{port}
+             PidFile {at}/pid
+             ErrorLog {at}/error.log
+             DocumentRoot {at}/root
+             DavLockDB {at}/locks
+             <Directory {at}/root>
+               Dav On
+               Require all granted
+             </Directory>"
+        );
+        write(&dir, "apache.conf", &config);
+        let mut command = Command::new(program("apache2", "apache2"));
+        command.args(["-DFOREGROUND", "-f"]).arg(dir.path().join("apache.conf"));
+        Self::start(command, dir, port, "http")
+    }
+
+    /// `rclone serve webdav`: a cut upload becomes a visible short object.
+    pub(crate) fn rclone() -> Self {
+        let (dir, port) = folder();
+        let mut command = Command::new(program("rclone", "rclone"));
+        command.args(["serve", "webdav", "--vfs-cache-mode", "off", "--addr"]);
+        command.arg(format!("127.0.0.1:{port}")).arg(dir.path().join("root"));
+        command.env("RCLONE_CONFIG", dir.path().join("rclone.conf"));
+        Self::start(command, dir, port, "http")
+    }
+
+    fn start(mut command: Command, dir: TempDir, port: u16, scheme: &'static str) -> Self {
+        let output = File::create(dir.path().join("output")).unwrap();
+        // A group of its own: Apache has children.
+        command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output).process_group(0);
+        let child = command.spawn().unwrap_or_else(|error| panic!("start {command:?}: {error}"));
+        let mut server = Self { child: Some(child), port, scheme, dir };
+        server.wait();
+        server
+    }
+
+    fn wait(&mut self) {
+        let began = Instant::now();
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            let ended = self.child.as_mut().and_then(|child| child.try_wait().unwrap());
+            if ended.is_some() || began.elapsed() > START_MAX {
+                let read = |name| fs::read_to_string(self.dir.path().join(name)).unwrap_or_default();
+                panic!("server does not listen ({ended:?}): {}{}", read("output"), read("error.log"));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A folder with an empty root that a server of any user may write, and a free port.
+fn folder() -> (TempDir, u16) {
+    let dir = TempDir::new().unwrap();
+    fs::create_dir(dir.path().join("root")).unwrap();
+    for path in [dir.path(), &dir.path().join("root")] {
+        // Apache gives up root for www-data.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    (dir, port)
+}
+
+fn write(dir: &TempDir, name: &str, text: &str) {
+    fs::write(dir.path().join(name), text).unwrap();
+}
+
+/// Where a program is; servers live in directories that are not on everybody's path.
+pub(crate) fn program(name: &str, package: &str) -> PathBuf {
+    ["/usr/sbin", "/usr/bin", "/usr/local/bin"]
+        .iter()
+        .map(|dir| Path::new(dir).join(name))
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| panic!("{name} is missing: apt-get install {package}"))
+}
+
+/// An authority of our own (`ca.pem`) and a certificate for localhost by it.
+fn certify(dir: &Path) {
+    let openssl = |args: &str| {
+        let mut command = Command::new(program("openssl", "openssl"));
+        let done = command.args(args.split(' ')).current_dir(dir).output().unwrap();
+        assert!(done.status.success(), "openssl {args}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    openssl(&format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=test-authority -days 2"));
+    openssl(&format!("req {key} -keyout key.pem -out request.pem -subj /CN=localhost"));
+    fs::write(dir.join("names"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n").unwrap();
+    openssl("x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 2 -extfile names");
+}
