@@ -4,5 +4,6 @@ mod backing;
 mod gpsd;
 mod machines;
 mod options;
+mod servers;
 mod upstream;
 mod versions;

@@ -370,7 +370,8 @@ fn a_fifo_carries_bytes(dir: &Path) {
 
 fn directories_nest_beyond_path_max(dir: &Path) {
     let name = "d".repeat(200);
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY;
+    // Close-on-exec, or the daemons of other tests inherit these and keep the mount busy.
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let mut stack = vec![rustix::fs::open(dir, flags, Mode::empty()).unwrap()];
     for _ in 0..40 {
         let parent = stack.last().expect("the top stays");
@@ -378,10 +379,21 @@ fn directories_nest_beyond_path_max(dir: &Path) {
         stack.push(rustix::fs::openat(parent, &*name, flags, Mode::empty()).unwrap());
     }
     let deepest = stack.last().expect("the top stays");
-    let file =
-        rustix::fs::openat(deepest, "file", OFlags::CREATE | OFlags::RDWR, Mode::RWXU).unwrap();
+    let file = rustix::fs::openat(
+        deepest,
+        "file",
+        OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC,
+        Mode::RWXU,
+    )
+    .unwrap();
     File::from(file).write_all(b"8000 bytes down").unwrap();
-    let again = rustix::fs::openat(deepest, "file", OFlags::RDONLY, Mode::empty()).unwrap();
+    let again = rustix::fs::openat(
+        deepest,
+        "file",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .unwrap();
     let mut content = String::new();
     File::from(again).read_to_string(&mut content).unwrap();
     assert_eq!("8000 bytes down", content);

@@ -80,6 +80,7 @@ fn behaves_as_on_a_plain_directory(filled_first: bool, steps: &[&[&str]]) {
         let [expected, got] = results;
         for (expected, got) in expected.iter().zip(&got) {
             assert_eq!(expected, got, "left: plain directory, right: mount");
+            assert!(expected.success, "{expected:?}");
         }
     }
 }

@@ -47,7 +47,8 @@ impl Server {
 
     /// The same with credentials.
     pub(crate) fn url_with(&self, user: &str, password: &str) -> String {
-        self.url().replacen("://", &format!("://{user}:{password}@"), 1)
+        self.url()
+            .replacen("://", &format!("://{user}:{password}@"), 1)
     }
 
     /// The directory that [`Server::url`] is, on disk.
@@ -113,7 +114,11 @@ impl Server {
         );
         write(&dir, "nginx.conf", &config);
         let mut command = Command::new(program("nginx", "nginx-light"));
-        command.arg("-p").arg(dir.path()).arg("-c").arg(dir.path().join("nginx.conf"));
+        command
+            .arg("-p")
+            .arg(dir.path())
+            .arg("-c")
+            .arg(dir.path().join("nginx.conf"));
         let scheme = if kind == Nginx::Tls { "https" } else { "http" };
         Self::start(command, dir, port, scheme)
     }
@@ -135,7 +140,10 @@ impl Server {
         );
         write(&dir, "lighttpd.conf", &config);
         let mut command = Command::new(program("lighttpd", "lighttpd lighttpd-mod-webdav"));
-        command.arg("-D").arg("-f").arg(dir.path().join("lighttpd.conf"));
+        command
+            .arg("-D")
+            .arg("-f")
+            .arg(dir.path().join("lighttpd.conf"));
         Self::start(command, dir, port, "http")
     }
 
@@ -145,7 +153,9 @@ impl Server {
         let at = dir.path().display();
         let modules: String = ["mpm_event", "authz_core", "dav", "dav_fs"]
             .iter()
-            .map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"))
+            .map(|name| {
+                format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n")
+            })
             .collect();
         let config = format!(
             "{modules}
@@ -162,7 +172,9 @@ impl Server {
         );
         write(&dir, "apache.conf", &config);
         let mut command = Command::new(program("apache2", "apache2"));
-        command.args(["-DFOREGROUND", "-f"]).arg(dir.path().join("apache.conf"));
+        command
+            .args(["-DFOREGROUND", "-f"])
+            .arg(dir.path().join("apache.conf"));
         Self::start(command, dir, port, "http")
     }
 
@@ -171,7 +183,9 @@ impl Server {
         let (dir, port) = folder();
         let mut command = Command::new(program("rclone", "rclone"));
         command.args(["serve", "webdav", "--vfs-cache-mode", "off", "--addr"]);
-        command.arg(format!("127.0.0.1:{port}")).arg(dir.path().join("root"));
+        command
+            .arg(format!("127.0.0.1:{port}"))
+            .arg(dir.path().join("root"));
         command.env("RCLONE_CONFIG", dir.path().join("rclone.conf"));
         Self::start(command, dir, port, "http")
     }
@@ -179,9 +193,20 @@ impl Server {
     fn start(mut command: Command, dir: TempDir, port: u16, scheme: &'static str) -> Self {
         let output = File::create(dir.path().join("output")).unwrap();
         // A group of its own: Apache has children.
-        command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output).process_group(0);
-        let child = command.spawn().unwrap_or_else(|error| panic!("start {command:?}: {error}"));
-        let mut server = Self { child: Some(child), port, scheme, dir };
+        command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .process_group(0);
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
+        let mut server = Self {
+            child: Some(child),
+            port,
+            scheme,
+            dir,
+        };
         server.wait();
         server
     }
@@ -189,10 +214,18 @@ impl Server {
     fn wait(&mut self) {
         let began = Instant::now();
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            let ended = self.child.as_mut().and_then(|child| child.try_wait().unwrap());
+            let ended = self
+                .child
+                .as_mut()
+                .and_then(|child| child.try_wait().unwrap());
             if ended.is_some() || began.elapsed() > START_MAX {
-                let read = |name| fs::read_to_string(self.dir.path().join(name)).unwrap_or_default();
-                panic!("server does not listen ({ended:?}): {}{}", read("output"), read("error.log"));
+                let read =
+                    |name| fs::read_to_string(self.dir.path().join(name)).unwrap_or_default();
+                panic!(
+                    "server does not listen ({ended:?}): {}{}",
+                    read("output"),
+                    read("error.log")
+                );
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -213,7 +246,11 @@ fn folder() -> (TempDir, u16) {
         // Apache gives up root for www-data.
         fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
     }
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     (dir, port)
 }
 
@@ -234,12 +271,30 @@ pub(crate) fn program(name: &str, package: &str) -> PathBuf {
 fn certify(dir: &Path) {
     let openssl = |args: &str| {
         let mut command = Command::new(program("openssl", "openssl"));
-        let done = command.args(args.split(' ')).current_dir(dir).output().unwrap();
-        assert!(done.status.success(), "openssl {args}: {}", String::from_utf8_lossy(&done.stderr));
+        let done = command
+            .args(args.split(' '))
+            .current_dir(dir)
+            .output()
+            .unwrap();
+        assert!(
+            done.status.success(),
+            "openssl {args}: {}",
+            String::from_utf8_lossy(&done.stderr)
+        );
     };
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-    openssl(&format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=test-authority -days 2"));
-    openssl(&format!("req {key} -keyout key.pem -out request.pem -subj /CN=localhost"));
-    fs::write(dir.join("names"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n").unwrap();
-    openssl("x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 2 -extfile names");
+    openssl(&format!(
+        "req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=test-authority -days 2"
+    ));
+    openssl(&format!(
+        "req {key} -keyout key.pem -out request.pem -subj /CN=localhost"
+    ));
+    fs::write(
+        dir.join("names"),
+        "subjectAltName=DNS:localhost,IP:127.0.0.1\n",
+    )
+    .unwrap();
+    openssl(
+        "x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 2 -extfile names",
+    );
 }

@@ -2,6 +2,7 @@
 //!
 //! Tests of SCons take one, so that the plain directory is always at hand as the baseline.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::support::mounted::Mounted;
@@ -21,8 +22,16 @@ pub(crate) enum Machine {
 }
 
 impl Shared {
+    /// A directory that holds what a fresh CacheDir holds. Left to itself, SCons 3.1 with -j may read the `config`
+    /// that another of its threads has just created and not yet written, and fails.
     pub(crate) fn plain(directory: &Path) -> Self {
-        std::fs::create_dir_all(directory).unwrap();
+        fs::create_dir_all(directory).unwrap();
+        fs::write(directory.join("config"), r#"{"prefix_len": 2}"#).unwrap();
+        fs::write(
+            directory.join("CACHEDIR.TAG"),
+            "Signature: 8a477f597d28d172789f06886806bc55\n",
+        )
+        .unwrap();
         Self::Plain(directory.into())
     }
 
@@ -35,7 +44,7 @@ impl Shared {
 
     /// A `file://` remote in the new directory `directory`.
     pub(crate) fn files(directory: &Path) -> Self {
-        std::fs::create_dir_all(directory).unwrap();
+        fs::create_dir_all(directory).unwrap();
         Self::remote(format!("file://{}", directory.display()))
     }
 
