@@ -83,6 +83,8 @@ struct State {
     flights: HashMap<Place, Flight>,
     misses: LruCache<Signature, Duration>,
     jobs: Option<Sender<Place>>,
+    /// The clock waits for somebody to wait. Otherwise it knows when to look again: who asks later is late later.
+    clock_is_idle: bool,
 }
 
 /// One fetch under way.
@@ -108,6 +110,7 @@ impl Fetch {
             flights: HashMap::new(),
             misses: LruCache::new(MISSES),
             jobs: Some(jobs),
+            clock_is_idle: false,
         };
         let state = Mutex::new(state);
         Self {
@@ -162,8 +165,9 @@ impl Fetch {
             };
             state.flights.insert(place, flight);
         }
-        drop(state);
-        self.changed.notify_all();
+        if std::mem::take(&mut state.clock_is_idle) {
+            self.changed.notify_all();
+        }
     }
 
     /// The same, blocking: for those who are not the kernel.
@@ -215,7 +219,7 @@ impl Fetch {
             for waiter in late {
                 waiter(Outcome::Unknown);
             }
-            let state = self.state();
+            let mut state = self.state();
             if state.jobs.is_none() {
                 return;
             }
@@ -225,7 +229,10 @@ impl Fetch {
                     let due = (asked + self.times.lookup_timeout).saturating_sub(self.clock.now());
                     drop(self.changed.wait_timeout(state, due));
                 }
-                None => drop(self.changed.wait(state)),
+                None => {
+                    state.clock_is_idle = true;
+                    drop(self.changed.wait(state));
+                }
             }
         }
     }

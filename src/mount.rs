@@ -39,12 +39,14 @@ use threads::Threads;
 const LONGEST_BREAK: Duration = Duration::from_secs(8);
 /// How often it is asked whether a probe is due.
 const PROBE_TICK: Duration = Duration::from_millis(500);
-/// Attempts of a fetch; uploads have a schedule of their own.
+/// Attempts of a fetch.
 const FETCH_ATTEMPTS: u32 = 2;
 /// How long a mount that was told to stop waits for those who still have files open in it.
 const LINGER: Duration = Duration::from_secs(2);
 /// How long uploads that are under way when the draining ends may still take.
 const LAST_UPLOADS: Duration = Duration::from_millis(500);
+/// How long threads that were told to end may take before they are left to the end of the process.
+const LAST_HELPERS: Duration = Duration::from_secs(1);
 
 /// Why a mount did not come to be.
 #[derive(Debug, thiserror::Error)]
@@ -136,8 +138,8 @@ struct Parts {
 impl Mount {
     /// Mounts; returns when the mount answers.
     pub fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, MountError> {
-        prepare_process();
-        let (parts, jobs) = Parts::build(config, clock)?;
+        let umask = prepare_process();
+        let (parts, jobs) = Parts::build(config, clock, umask)?;
         let parts = Arc::new(parts);
         let fs = Arc::new(parts.file_system()?);
         let session = parts.session(&fs)?;
@@ -179,9 +181,10 @@ impl Mount {
         let drained = parts.drain(&self.uploaders);
         parts.store.stop();
         parts.over.ask();
-        self.helpers.join();
+        // What is still talking to the remote ends with the process.
+        self.helpers.join_within(&*parts.clock, LAST_HELPERS);
         if drained {
-            self.uploaders.join();
+            self.uploaders.join_within(&*parts.clock, LAST_HELPERS);
         }
         self.server_stop.ask();
         threads::join(self.server);
@@ -197,7 +200,11 @@ struct Jobs {
 }
 
 impl Parts {
-    fn build(config: Config, clock: Arc<dyn Clock>) -> Result<(Self, Jobs), MountError> {
+    fn build(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        umask: u32,
+    ) -> Result<(Self, Jobs), MountError> {
         let stats = Arc::new(Stats::default());
         let limits = Limits {
             size: config.size,
@@ -206,6 +213,7 @@ impl Parts {
         let spool_dir = config.backing.join(PRIVATE_DIR).join("tmp");
         let options = RemoteOptions {
             spool_dir,
+            umask,
             ..remote_options(&config)?
         };
         let plain = remote::open(config.remote.as_given(), &options)?;
@@ -220,8 +228,9 @@ impl Parts {
             in_background: true,
             ..BreakerOptions::default()
         };
-        let retried = Arc::new(Retry::new(plain, clock.clone(), retry));
-        let remote = Arc::new(Breaker::new(retried, clock.clone(), breaker));
+        let remote = Arc::new(Breaker::new(plain, clock.clone(), breaker));
+        // A retry stops as soon as the breaker opens. Uploads have a schedule of their own.
+        let retried = Arc::new(Retry::new(remote.clone(), clock.clone(), retry));
 
         let uploads = Uploads::new(store.clone(), remote.clone(), clock.clone(), stats.clone())?;
         let (send, receive) = crossbeam_channel::bounded(fetch::QUEUE);
@@ -231,7 +240,7 @@ impl Parts {
         };
         let fetch = Fetch::new(
             store.clone(),
-            remote.clone(),
+            retried,
             clock.clone(),
             stats.clone(),
             times,
@@ -452,9 +461,10 @@ fn spawn_uploaders(threads: &mut Threads, parts: &Arc<Parts>) -> io::Result<()> 
     Ok(())
 }
 
-/// What the whole process needs: modes as they are asked for, and as many descriptors as it may have.
-fn prepare_process() {
-    rustix::process::umask(rustix::fs::Mode::empty());
+/// What the whole process needs: modes as they are asked for, and as many descriptors as it may have. The umask
+/// that it had.
+fn prepare_process() -> u32 {
+    let umask = rustix::process::umask(rustix::fs::Mode::empty());
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let wanted = Rlimit {
         current: limit.maximum,
@@ -463,6 +473,7 @@ fn prepare_process() {
     if let Err(e) = rustix::process::setrlimit(Resource::Nofile, wanted) {
         log::debug!("cannot raise the limit of open files: {e}");
     }
+    umask.as_raw_mode()
 }
 
 /// Unmounts; lazily if it is in use.

@@ -197,7 +197,10 @@ pub fn open(url: &str, options: &RemoteOptions) -> Result<Arc<dyn Remote>, Remot
     options.check()?;
     let parsed = options::parse_url(url)?;
     Ok(match parsed.scheme() {
-        "file" => Arc::new(BlobRemote::new(file::Directory::open(&parsed)?, options)),
+        "file" => Arc::new(BlobRemote::new(
+            file::Directory::open(&parsed, options.umask)?,
+            options,
+        )),
         "http" | "https" => Arc::new(BlobRemote::new(
             http::Http::open(&parsed, options)?,
             options,

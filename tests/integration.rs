@@ -1,11 +1,18 @@
 //! The integration tests, one binary. A sentence a module:
+// All of it is test code, helpers too: a panic is how it fails.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
-/// What the tests share: mounts that clean up after themselves, real SCons, an oracle of pushes.
+/// What the tests share: servers, mounts that clean up after themselves, real SCons, an oracle of pushes.
 mod support;
 
 /// The command line: exit codes, messages, and the life of a mount's process from outside.
 mod cli;
+
+/// Every remote and every decorator keeps the contract of `Remote`.
+mod remote_contract;
+
+/// HTTP servers that lie, stall and break off.
+mod http_faults;
 
 /// The mounted file system, one kernel-visible behaviour a file; real file system test suites.
 mod mounted;

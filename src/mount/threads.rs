@@ -2,6 +2,12 @@
 
 use std::io;
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use crate::clock::Clock;
+
+/// How often it is seen whether threads have ended.
+const TICK: Duration = Duration::from_millis(5);
 
 /// A group of threads that end together.
 #[derive(Debug, Default)]
@@ -21,8 +27,19 @@ impl Threads {
         self.0.iter().all(JoinHandle::is_finished)
     }
 
-    pub(super) fn join(self) {
-        self.0.into_iter().for_each(join);
+    /// Waits for the end of all, but not longer than so.
+    pub(super) fn join_within(self, clock: &dyn Clock, time: Duration) {
+        let deadline = clock.now() + time;
+        while !self.are_finished() && clock.now() < deadline {
+            clock.sleep(TICK);
+        }
+        for thread in self.0 {
+            if thread.is_finished() {
+                join(thread);
+            } else {
+                log::debug!("{:?} is left alone", thread.thread().name());
+            }
+        }
     }
 }
 

@@ -33,15 +33,6 @@ pub enum Written {
     Exists,
 }
 
-/// The first bytes of a blob.
-#[derive(Clone, Debug)]
-pub struct Peek {
-    /// As many as were asked for, or all there are.
-    pub start: Vec<u8>,
-    /// Length of the whole, where the store says so.
-    pub len: Option<u64>,
-}
-
 /// A dumb store of bytes by key. Keys are hex digits and `/`. The contract of [`Remote`] holds: one
 /// attempt a call, a miss is no error, errors are classified and name the key.
 pub trait Blobs: Send + Sync {
@@ -49,19 +40,9 @@ pub trait Blobs: Send + Sync {
     fn get(&self, key: &str) -> Result<Option<Blob>, RemoteError>;
 
     /// Their first `len` bytes. Stores that can read a range do better than this.
-    fn peek(&self, key: &str, len: usize) -> Result<Option<Peek>, RemoteError> {
-        let Some(blob) = self.get(key)? else {
-            return Ok(None);
-        };
-        let mut start = Vec::with_capacity(len);
-        blob.body
-            .take(len as u64)
-            .read_to_end(&mut start)
-            .map_err(RemoteError::from_io)?;
-        Ok(Some(Peek {
-            start,
-            len: blob.len,
-        }))
+    fn peek(&self, key: &str, len: usize) -> Result<Option<Vec<u8>>, RemoteError> {
+        let blob = self.get(key)?;
+        blob.map(|blob| first_bytes(blob.body, len)).transpose()
     }
 
     /// Writes `payload` under `key`: all of it becomes visible or nothing. With `if_absent`, a store that
@@ -79,6 +60,15 @@ pub trait Blobs: Send + Sync {
 
     /// The store as its URL, without credentials.
     fn describe(&self) -> String;
+}
+
+/// The first `len` bytes of a body, or all of a shorter one.
+pub(super) fn first_bytes(body: impl Read, len: usize) -> Result<Vec<u8>, RemoteError> {
+    let mut start = Vec::with_capacity(len);
+    body.take(len as u64)
+        .read_to_end(&mut start)
+        .map_err(RemoteError::from_io)?;
+    Ok(start)
 }
 
 /// A dumb store as a remote.
@@ -142,13 +132,16 @@ impl<B: Blobs> BlobRemote<B> {
 
     /// Compares what is there with `ours`, without reading the content if it can be helped.
     fn find(&self, ours: &Header) -> Result<Found, RemoteError> {
-        let Some(peek) = self.blobs.peek(&self.layout.key(&ours.sig), HEADER_MAX)? else {
-            return Ok(Found::Nothing);
+        let start = match self.blobs.peek(&self.layout.key(&ours.sig), HEADER_MAX) {
+            Ok(Some(start)) => start,
+            Ok(None) => return Ok(Found::Nothing),
+            Err(RemoteError::Corrupt(_)) => return Ok(Found::Stale),
+            Err(error) => return Err(error),
         };
         if self.damaged.has(&ours.sig) {
             return Ok(Found::Stale);
         }
-        match object::read_header(&peek.start) {
+        match object::read_header(&start) {
             Ok(Some(theirs)) => Ok(self.compare(ours, &theirs)),
             Ok(None) => self.compare_raw(ours),
             Err(_) => Ok(Found::Stale),

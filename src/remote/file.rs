@@ -11,10 +11,10 @@
 //! The hidden directory is also the mark that the file system is mounted: it is made when the remote
 //! is opened and never again, so nothing is ever written below the mount point of an absent NFS server.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, Cursor};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -47,6 +47,8 @@ const LEVELS: usize = 2;
 pub struct Directory {
     root: PathBuf,
     url: String,
+    /// Permission bits that files and directories made here do not get.
+    umask: u32,
     /// The hidden directory was there when we opened it, so it must always be.
     marked: bool,
     writes: AtomicU64,
@@ -54,7 +56,7 @@ pub struct Directory {
 
 impl Directory {
     /// The directory that a `file` URL names. It is made when only its last part is missing.
-    pub fn open(url: &Url) -> Result<Self, RemoteError> {
+    pub fn open(url: &Url, umask: u32) -> Result<Self, RemoteError> {
         let wrong =
             |why: &str| RemoteError::Misconfigured(format!("remote {:?}: {why}", shown(url)));
         let root = url
@@ -63,19 +65,20 @@ impl Directory {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(wrong("a directory takes no credentials"));
         }
-        Self::at(root)
+        Self::at(root, umask)
     }
 
     /// The directory at `root`.
-    pub fn at(root: PathBuf) -> Result<Self, RemoteError> {
-        make_root(&root)?;
+    pub fn at(root: PathBuf, umask: u32) -> Result<Self, RemoteError> {
+        make_root(&root, umask)?;
         // Without the right to make it, it is a cache to read from.
-        let marked = fs::create_dir_all(root.join(TEMP_DIR)).is_ok();
+        let marked = make_dir(&root.join(TEMP_DIR), umask).is_ok();
         let url = Url::from_directory_path(&root)
             .map_or_else(|()| root.display().to_string(), String::from);
         let directory = Self {
             root,
             url,
+            umask,
             marked,
             writes: AtomicU64::new(0),
         };
@@ -116,7 +119,7 @@ impl Directory {
 
     fn temp(&self) -> Result<NamedTempFile, RemoteError> {
         let dir = self.root.join(TEMP_DIR);
-        let mode = fs::Permissions::from_mode(FILE_MODE);
+        let mode = fs::Permissions::from_mode(FILE_MODE & !self.umask);
         let made = tempfile::Builder::new().permissions(mode).tempfile_in(&dir);
         made.map_err(|error| self.error("make a file in", &dir, error))
     }
@@ -128,8 +131,7 @@ impl Directory {
         if_absent: bool,
     ) -> Result<Written, RemoteError> {
         if let Some(parent) = path.parent().filter(|parent| *parent != self.root)
-            && let Err(error) = fs::create_dir(parent)
-            && error.kind() != io::ErrorKind::AlreadyExists
+            && let Err(error) = make_dir(parent, self.umask)
         {
             return Err(self.error("make directory", parent, error));
         }
@@ -272,11 +274,16 @@ fn open_blob(path: &Path, meta: &Metadata) -> io::Result<Blob> {
             hint: Some(Meta::Symlink),
         });
     }
+    // What others put there meanwhile is neither followed nor waited for (a FIFO).
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)?;
+    let meta = file.metadata()?;
     if !meta.is_file() {
         return Err(RemoteError::Corrupt("not a file".to_owned()).into_io());
     }
-    let file = File::open(path)?;
-    let meta = file.metadata()?;
     Ok(Blob {
         body: Box::new(file),
         len: Some(meta.len()),
@@ -284,20 +291,24 @@ fn open_blob(path: &Path, meta: &Metadata) -> io::Result<Blob> {
     })
 }
 
-fn make_root(root: &Path) -> Result<(), RemoteError> {
-    let made =
-        match fs::create_dir(root) {
-            Err(error) if root.is_dir() || error.kind() != io::ErrorKind::NotFound => {
-                if root.is_dir() { Ok(()) } else { Err(error) }
-            }
-            other => other,
-        };
-    made.map_err(|error| {
+fn make_root(root: &Path, umask: u32) -> Result<(), RemoteError> {
+    make_dir(root, umask).map_err(|error| {
         let root = root.display();
         RemoteError::Misconfigured(format!(
             "make directory {root}: {error}; is it mounted? or make it yourself"
         ))
     })
+}
+
+/// Makes a directory unless it is there.
+fn make_dir(path: &Path, umask: u32) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o777 & !umask).create(path) {
+        Err(error) if path.is_dir() => {
+            log::trace!("{}: {error}", path.display());
+            Ok(())
+        }
+        made => made,
+    }
 }
 
 fn is_absent(error: &io::Error) -> bool {
@@ -328,6 +339,9 @@ fn shown(url: &Url) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::process::Command;
+
     use tempfile::TempDir;
 
     use super::*;
@@ -348,8 +362,8 @@ mod tests {
     #[test]
     fn only_the_last_part_of_the_path_is_made() {
         let dir = TempDir::new().unwrap();
-        assert!(Directory::at(dir.path().join("new")).is_ok());
-        let error = Directory::at(dir.path().join("no/such")).unwrap_err();
+        assert!(Directory::at(dir.path().join("new"), 0).is_ok());
+        let error = Directory::at(dir.path().join("no/such"), 0).unwrap_err();
         assert!(matches!(error, RemoteError::Misconfigured(_)), "{error:?}");
     }
 
@@ -357,7 +371,7 @@ mod tests {
     fn a_percent_in_the_url_is_decoded() {
         let dir = TempDir::new().unwrap();
         let url = format!("file://{}/with%20space", dir.path().display());
-        let store = Directory::open(&Url::parse(&url).unwrap()).unwrap();
+        let store = Directory::open(&Url::parse(&url).unwrap(), 0).unwrap();
         store.put("AB/x", &payload(b"1"), true).unwrap();
         assert!(dir.path().join("with space/AB/x").is_file());
         assert_eq!(store.describe(), url + "/");
@@ -366,7 +380,7 @@ mod tests {
     #[test]
     fn a_second_put_never_replaces_the_first() {
         let dir = TempDir::new().unwrap();
-        let store = Directory::at(dir.path().to_owned()).unwrap();
+        let store = Directory::at(dir.path().to_owned(), 0).unwrap();
         assert_eq!(
             store.put("AB/x", &payload(b"1"), true).unwrap(),
             Written::Stored
@@ -390,7 +404,7 @@ mod tests {
     fn an_unmounted_directory_is_neither_written_nor_a_miss() {
         let dir = TempDir::new().unwrap();
         let root = dir.path().join("mnt");
-        let store = Directory::at(root.clone()).unwrap();
+        let store = Directory::at(root.clone(), 0).unwrap();
         fs::remove_dir_all(&root).unwrap();
         for present in [false, true] {
             if present {
@@ -412,7 +426,7 @@ mod tests {
     #[test]
     fn temporary_files_are_collected_after_a_day() {
         let dir = TempDir::new().unwrap();
-        let store = Directory::at(dir.path().to_owned()).unwrap();
+        let store = Directory::at(dir.path().to_owned(), 0).unwrap();
         let temp = dir.path().join(TEMP_DIR);
         for (name, age) in [("old", TEMP_AGE * 2), ("young", TEMP_AGE / 2)] {
             let file = File::create(temp.join(name)).unwrap();
@@ -427,7 +441,7 @@ mod tests {
     #[test]
     fn a_symlink_in_a_cachedir_is_read_and_not_followed() {
         let dir = TempDir::new().unwrap();
-        let store = Directory::at(dir.path().to_owned()).unwrap();
+        let store = Directory::at(dir.path().to_owned(), 0).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("x")).unwrap();
         let mut blob = store.get("x").unwrap().unwrap();
         let mut target = Vec::new();
@@ -436,5 +450,21 @@ mod tests {
             (blob.hint, &target[..]),
             (Some(Meta::Symlink), &b"/etc/passwd"[..])
         );
+    }
+
+    #[test]
+    fn what_is_no_file_is_corrupt_and_nobody_waits_for_it() {
+        let dir = TempDir::new().unwrap();
+        let store = Directory::at(dir.path().to_owned(), 0).unwrap();
+        fs::create_dir(dir.path().join("dir")).unwrap();
+        let made = Command::new("mkfifo").arg(dir.path().join("fifo")).status();
+        assert!(made.unwrap().success());
+        for name in ["dir", "fifo"] {
+            let error = store.get(name).err().unwrap();
+            assert!(
+                matches!(error, RemoteError::Corrupt(_)),
+                "{name}: {error:?}"
+            );
+        }
     }
 }

@@ -4,8 +4,10 @@
 //! used: ranges to look at headers, `If-None-Match: *`, MKCOL for missing parents, PROPFIND or nginx'
 //! JSON index to list. None of it is relied upon.
 //!
-//! An object that comes as `text/html` is refused: objects have no suffix that a server could take for
-//! HTML, so such an answer is the page of a login, a proxy or a captive portal.
+//! An object that comes as `text/html` is corrupt, and a PUT that is answered so with 200 is refused: that
+//! is the page of a login, a proxy or a captive portal. Objects have no suffix that a server could take for
+//! HTML; the few servers that look into files (rclone) cost an HTML output in a raw store its hits,
+//! which is better than a login page in somebody's build.
 //!
 //! The rest is in children: `client` (the only async code: one request, its redirects, credentials
 //! and timeouts), `body` (bytes both ways), `auth`, `status` (what an answer means), `listing`.
@@ -19,16 +21,16 @@ mod listing;
 mod status;
 
 use std::collections::HashSet;
-use std::io::{BufReader, Read};
+use std::io::BufReader;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use reqwest::header::{ACCEPT, IF_NONE_MATCH, RANGE};
-use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 
 use crate::object::{Blob, Payload};
-use crate::remote::blob::{Blobs, Peek, Written};
+use crate::remote::blob::{Blobs, Written, first_bytes};
 use crate::remote::http::auth::Auth;
 use crate::remote::http::client::{Answer, Client, Request};
 use crate::remote::http::listing::Entry;
@@ -40,6 +42,9 @@ const MADE_MAX: usize = 4096;
 
 /// Collections below the base that can hold objects: `XX/SIG`.
 const LEVELS: usize = 2;
+
+/// What web pages come as.
+const HTML: &str = "text/html";
 
 /// Objects on an HTTP server.
 pub struct Http {
@@ -96,6 +101,15 @@ impl Http {
         self.make_collection(&parent)
     }
 
+    /// The same, but a refusal is only an error if the PUT fails too: of two that make one collection
+    /// at once, Apache tells the second that it is forbidden.
+    fn try_parents(&self, key: &str) -> Result<Option<RemoteError>, RemoteError> {
+        match self.make_parents(key) {
+            Err(error) if error.is_transient() => Err(error),
+            made => Ok(made.err()),
+        }
+    }
+
     fn make_collection(&self, url: &Url) -> Result<(), RemoteError> {
         if self.made().contains(url.path()) {
             return Ok(());
@@ -110,10 +124,14 @@ impl Http {
             .ok()
             .filter(|parent| parent.path() != url.path());
         if let (true, Some(parent)) = (status::lacks_parent(answer.status()), parent) {
-            self.make_collection(&parent)?;
+            if let Err(error) = self.make_collection(&parent)
+                && error.is_transient()
+            {
+                return Err(error);
+            }
             answer = make()?;
         }
-        // 405 and 409 of a second attempt: it exists, or somebody else is making it.
+        // It exists, or somebody else is making it.
         if !answer.status().is_success() && !status::may_exist(answer.status()) {
             return Err(answer.into_error());
         }
@@ -194,7 +212,7 @@ impl Blobs for Http {
         match answer.status() {
             status if status::is_miss(status) => Ok(None),
             StatusCode::OK => {
-                let answer = not_html(answer)?;
+                let answer = as_stored(answer)?;
                 let hint = mode_hint(answer.headers());
                 Ok(Some(Blob {
                     len: answer.len(),
@@ -206,45 +224,44 @@ impl Blobs for Http {
         }
     }
 
-    fn peek(&self, key: &str, len: usize) -> Result<Option<Peek>, RemoteError> {
-        let range =
-            HeaderValue::from_str(&format!("bytes=0-{}", len.saturating_sub(1))).expect("digits");
+    fn peek(&self, key: &str, len: usize) -> Result<Option<Vec<u8>>, RemoteError> {
+        let range = HeaderValue::from_str(&format!("bytes=0-{}", len.saturating_sub(1)));
+        let range = range.expect("digits fit a header");
         let request = Request::new(Method::GET, self.url(key)?).with_header(RANGE, range);
         let answer = self.client.send(&request)?;
-        let whole = match answer.status() {
-            status if status::is_miss(status) => return Ok(None),
+        match answer.status() {
+            status if status::is_miss(status) => Ok(None),
             // An empty file has no first byte.
-            StatusCode::RANGE_NOT_SATISFIABLE => {
-                return Ok(Some(Peek {
-                    start: Vec::new(),
-                    len: Some(0),
-                }));
+            StatusCode::RANGE_NOT_SATISFIABLE => Ok(Some(Vec::new())),
+            // 200: the server knows no ranges.
+            StatusCode::PARTIAL_CONTENT | StatusCode::OK => {
+                first_bytes(as_stored(answer)?.into_reader(), len).map(Some)
             }
-            StatusCode::PARTIAL_CONTENT => total_of(answer.headers()),
-            StatusCode::OK => answer.len(),
-            _ => return Err(answer.into_error()),
-        };
-        let mut start = Vec::with_capacity(len);
-        let body = not_html(answer)?.into_reader();
-        body.take(len as u64)
-            .read_to_end(&mut start)
-            .map_err(RemoteError::from_io)?;
-        Ok(Some(Peek { start, len: whole }))
+            _ => Err(answer.into_error()),
+        }
     }
 
     fn put(&self, key: &str, payload: &Payload, if_absent: bool) -> Result<Written, RemoteError> {
+        let mut trouble = None;
         if self.needs_parents.load(Ordering::Relaxed) {
-            self.make_parents(key)?;
+            trouble = self.try_parents(key)?;
         }
         let mut answer = self.put_once(key, payload, if_absent)?;
         if status::lacks_parent(answer.status()) {
             // What we made may be gone by now.
             self.made().clear();
-            self.make_parents(key)?;
+            trouble = self.try_parents(key)?;
             self.needs_parents.store(true, Ordering::Relaxed);
             answer = self.put_once(key, payload, if_absent)?;
         }
+        if let (true, Some(trouble)) = (status::lacks_parent(answer.status()), trouble) {
+            return Err(trouble);
+        }
         match answer.status() {
+            StatusCode::OK if answer.is_type(HTML) => {
+                let text = format!("{}: answered with a web page (a login?)", answer.subject());
+                Err(RemoteError::Refused(text))
+            }
             StatusCode::OK | StatusCode::CREATED | StatusCode::NO_CONTENT => Ok(Written::Stored),
             StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT if if_absent => {
                 Ok(Written::Exists)
@@ -256,7 +273,7 @@ impl Blobs for Http {
     fn exists(&self, key: &str) -> Result<bool, RemoteError> {
         let answer = self.ask(Method::HEAD, key)?;
         match answer.status() {
-            StatusCode::OK => not_html(answer).map(|_| true),
+            StatusCode::OK => as_stored(answer).map(|_| true),
             status if status::is_miss(status) => Ok(false),
             _ => Err(answer.into_error()),
         }
@@ -291,27 +308,24 @@ fn base_of(url: &Url) -> Url {
     base
 }
 
-fn not_html(answer: Answer) -> Result<Answer, RemoteError> {
-    if answer.is_type("text/html") {
-        let text = format!(
-            "{}: answered with a web page (a login? a proxy?), not an object",
+/// An answer with the bytes of an object, rather than a page or something that was compressed on the way
+/// (nobody asked for that, so nobody would undo it).
+fn as_stored(answer: Answer) -> Result<Answer, RemoteError> {
+    let corrupt = |what| {
+        Err(RemoteError::Corrupt(format!(
+            "{}: answered with {what}",
             answer.subject()
-        );
-        return Err(RemoteError::Refused(text));
+        )))
+    };
+    if answer.is_type(HTML) {
+        return corrupt("a web page, not an object");
     }
-    Ok(answer)
-}
-
-/// The length of the whole in `Content-Range: bytes 0-228/1234`.
-fn total_of(headers: &HeaderMap) -> Option<u64> {
-    headers
-        .get(CONTENT_RANGE)?
-        .to_str()
-        .ok()?
-        .rsplit_once('/')?
-        .1
-        .parse()
-        .ok()
+    match answer.headers().get(CONTENT_ENCODING) {
+        Some(encoding) if encoding != "identity" => {
+            corrupt("other bytes than are stored (Content-Encoding)")
+        }
+        _ => Ok(answer),
+    }
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {

@@ -100,6 +100,8 @@ pub struct RemoteOptions {
     pub key: Option<Key>,
     /// Where big payloads wait while they are uploaded, as files without a name.
     pub spool_dir: PathBuf,
+    /// Permission bits that what is made in a directory does not get, beyond the umask of the process.
+    pub umask: u32,
     /// Longest wait for name, connection and TLS together. The default is below one second, after
     /// which Linux sends the first packet again: a new attempt does the same, and three failures,
     /// which open the breaker, fit into the three seconds that a dead remote may cost.
@@ -128,6 +130,7 @@ impl Default for RemoteOptions {
             level: 3,
             key: None,
             spool_dir: PathBuf::from("/var/tmp"),
+            umask: 0,
             connect_timeout: Duration::from_millis(800),
             stall_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(600),

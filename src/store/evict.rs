@@ -17,6 +17,8 @@ const RECENT: Duration = Duration::from_secs(60);
 const RECENT_UNDER_PRESSURE: Duration = Duration::from_secs(2);
 /// How often the evictor looks at the free space of the file system, which others use too.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How long the evictor rests when it found nothing that may go.
+const STUCK: Duration = Duration::from_millis(250);
 /// Longest that a fetch waits for room before it counts as a miss.
 const WAIT_FOR_ROOM: Duration = Duration::from_secs(2);
 
@@ -27,29 +29,39 @@ impl Store {
     /// Evicts whenever it has to, through `evict`, until the store is stopped. Runs on a thread of its own.
     pub fn run_evictor(&self, evict: Evict<'_>) {
         loop {
-            self.evict_once(evict);
+            let freed = self.evict_once(evict);
             let state = self.state();
             if state.stopped {
                 return;
             }
-            let calm =
-                |state: &mut super::State| !state.stopped && state.wanted() <= self.high_mark();
-            drop(self.changed.wait_timeout_while(state, LOOK_AGAIN, calm));
+            let is_full = state.wanted() > self.high_mark();
+            let calm = |state: &mut super::State| {
+                !state.stopped && (is_full || state.wanted() <= self.high_mark())
+            };
+            // Full of what has to stay: looking again at once would find the same.
+            let wait = if is_full && freed == 0 {
+                STUCK
+            } else {
+                LOOK_AGAIN
+            };
+            if freed == 0 || !is_full {
+                drop(self.changed.wait_timeout_while(state, wait, calm));
+            }
         }
     }
 
-    /// Brings the store below its low mark if it is above its high mark, as far as that can be.
-    pub fn evict_once(&self, evict: Evict<'_>) {
+    /// Brings the store below its low mark if it is above its high mark, as far as that can be; the bytes freed.
+    pub fn evict_once(&self, evict: Evict<'_>) -> u64 {
         let want = self.bytes_to_free();
         if want == 0 {
-            return;
+            return 0;
         }
-        let freed = self.evict_bytes(want, RECENT, evict);
-        let left = self.bytes_to_free().min(want - freed.min(want));
-        if left > 0 && self.is_pressed() {
-            self.evict_bytes(left, RECENT_UNDER_PRESSURE, evict);
+        let mut freed = self.evict_bytes(want, RECENT, evict);
+        if freed < want && self.is_pressed() {
+            freed += self.evict_bytes(want - freed, RECENT_UNDER_PRESSURE, evict);
         }
         self.changed.notify_all();
+        freed
     }
 
     fn evict_bytes(&self, want: u64, recent: Duration, evict: Evict<'_>) -> u64 {

@@ -5,7 +5,6 @@
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -20,6 +19,9 @@ pub(crate) const USER: &str = "builder";
 pub(crate) const PASSWORD: &str = "s3cret-p%ss";
 /// The token of the server that asks for one.
 pub(crate) const TOKEN: &str = "t0ken-of-the-builder";
+
+/// Largest body that nginx takes.
+pub(crate) const BODY_MAX_MIB: usize = 16;
 
 /// A running server whose document root is [`Server::root`].
 pub(crate) struct Server {
@@ -37,6 +39,8 @@ pub(crate) enum Nginx {
     Bearer,
     /// TLS with HTTP/2 and a certificate of our own authority; see [`Server::ca`].
     Tls,
+    /// Answers everything with the page of a login.
+    Html,
 }
 
 impl Server {
@@ -61,7 +65,7 @@ impl Server {
         self.dir.path().join("ca.pem")
     }
 
-    /// The lines of its access log.
+    /// The lines of its access log; the last word of nginx' is the number of the connection.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("access.log")).unwrap_or_default()
     }
@@ -76,9 +80,19 @@ impl Server {
 
     /// nginx without a master process: one process to end.
     pub(crate) fn nginx(kind: Nginx) -> Self {
+        Self::nginx_with(kind, "")
+    }
+
+    /// An nginx that sends everybody to the same path below `to`.
+    pub(crate) fn nginx_moved(to: &str) -> Self {
+        let to = to.trim_end_matches("/cache");
+        Self::nginx_with(Nginx::Open, &format!("return 307 {to}$request_uri;"))
+    }
+
+    fn nginx_with(kind: Nginx, rule: &str) -> Self {
         let (dir, port) = folder();
         let at = dir.path().display();
-        let (mut listen, mut rule) = (String::new(), String::new());
+        let (mut listen, mut rule) = (String::new(), rule.to_owned());
         match kind {
             Nginx::Open => {}
             Nginx::Basic => {
@@ -87,6 +101,9 @@ impl Server {
             }
             Nginx::Bearer => {
                 rule = format!("if ($http_authorization != \"Bearer {TOKEN}\") {{ return 401; }}");
+            }
+            Nginx::Html => {
+                rule = "default_type text/html; return 200 '<html>log in</html>';".to_owned();
             }
             Nginx::Tls => {
                 certify(dir.path());
@@ -98,7 +115,7 @@ impl Server {
             "daemon off; master_process off; pid {at}/pid; error_log {at}/error.log;
              events {{ }}
              http {{
-               access_log {at}/access.log; client_body_temp_path {at}/body; client_max_body_size 64m;
+               log_format test '$remote_user $request $status $connection'; access_log {at}/access.log test; client_body_temp_path {at}/body; client_max_body_size {BODY_MAX_MIB}m;
                proxy_temp_path {at}/p; fastcgi_temp_path {at}/f; uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;
                default_type application/octet-stream;
                server {{
@@ -107,8 +124,6 @@ impl Server {
                    dav_methods PUT DELETE MKCOL; create_full_put_path on;
                    autoindex on; autoindex_format json;
                  }}
-                 location /moved/ {{ return 307 /cache/$request_filename; }}
-                 location = /cache/login {{ default_type text/html; return 200 \"<html>log in</html>\"; }}
                }}
              }}"
         );
@@ -147,7 +162,7 @@ impl Server {
         Self::start(command, dir, port, "http")
     }
 
-    /// Apache with mod_dav.
+    /// Apache with mod_dav, as one process (`-X`).
     pub(crate) fn apache() -> Self {
         let (dir, port) = folder();
         let at = dir.path().display();
@@ -159,6 +174,8 @@ impl Server {
             .collect();
         let config = format!(
             "{modules}
+             User www-data
+             Group www-data
              ServerName localhost
              Listen 127.0.0.1:{port}
              PidFile {at}/pid
@@ -173,7 +190,7 @@ impl Server {
         write(&dir, "apache.conf", &config);
         let mut command = Command::new(program("apache2", "apache2"));
         command
-            .args(["-DFOREGROUND", "-f"])
+            .args(["-X", "-f"])
             .arg(dir.path().join("apache.conf"));
         Self::start(command, dir, port, "http")
     }
@@ -182,7 +199,15 @@ impl Server {
     pub(crate) fn rclone() -> Self {
         let (dir, port) = folder();
         let mut command = Command::new(program("rclone", "rclone"));
-        command.args(["serve", "webdav", "--vfs-cache-mode", "off", "--addr"]);
+        command.args([
+            "serve",
+            "webdav",
+            "--vfs-cache-mode",
+            "off",
+            "--dir-cache-time",
+            "0s",
+            "--addr",
+        ]);
         command
             .arg(format!("127.0.0.1:{port}"))
             .arg(dir.path().join("root"));
@@ -192,12 +217,10 @@ impl Server {
 
     fn start(mut command: Command, dir: TempDir, port: u16, scheme: &'static str) -> Self {
         let output = File::create(dir.path().join("output")).unwrap();
-        // A group of its own: Apache has children.
         command
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
-            .stderr(output)
-            .process_group(0);
+            .stderr(output);
         let child = command
             .spawn()
             .unwrap_or_else(|error| panic!("start {command:?}: {error}"));

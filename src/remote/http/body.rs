@@ -15,16 +15,30 @@ use crate::remote::RemoteError;
 const CHUNK: usize = 128 << 10;
 
 /// How an upload is going, seen from outside.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Progress(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
+    total: u64,
     sent: AtomicU64,
     failed: Mutex<Option<RemoteError>>,
 }
 
 impl Progress {
+    /// Nothing yet of `total` bytes.
+    pub(super) fn of(total: u64) -> Self {
+        Self(Arc::new(Shared {
+            total,
+            ..Shared::default()
+        }))
+    }
+
+    /// Whether all of it was handed to the connection.
+    pub(super) fn is_complete(&self) -> bool {
+        self.sent() >= self.0.total
+    }
+
     /// Bytes handed to the connection so far.
     pub(super) fn sent(&self) -> u64 {
         self.0.sent.load(Ordering::Relaxed)

@@ -32,6 +32,10 @@ const RUNTIME_THREADS: usize = 2;
 /// Idle connections are closed before nginx does it (75 s): it would close one as we send on it.
 const POOL_IDLE: Duration = Duration::from_secs(60);
 
+/// Stall times that an answer may take once all of an upload was handed over: the kernel holds megabytes of
+/// it, which a slow line takes a while to carry. A line that is dead is noticed by `TCP_USER_TIMEOUT`.
+const STALLS_AFTER_UPLOAD: u32 = 12;
+
 /// A small answer nobody wants (the page of a 404) is read up to this, so that its connection
 /// can be used again; with more than that, the connection is closed.
 const DRAIN_MAX: u64 = 64 << 10;
@@ -100,6 +104,13 @@ impl<'a> Request<'a> {
     fn subject(&self) -> String {
         format!("{} {}", self.method, self.url)
     }
+
+    fn progress(&self) -> Progress {
+        match self.body {
+            Upload::Payload(payload) => Progress::of(payload.len()),
+            Upload::Nothing | Upload::Text(_) => Progress::of(0),
+        }
+    }
 }
 
 impl Client {
@@ -164,7 +175,7 @@ impl Client {
         url: &Url,
         credentials: Option<&Credentials>,
     ) -> Result<Answer, RemoteError> {
-        let progress = Progress::default();
+        let progress = request.progress();
         let mut builder = self
             .engine
             .http
@@ -183,9 +194,10 @@ impl Client {
             }
         };
         let subject = request.subject();
-        let response = self
-            .engine
-            .run(watched(builder.send(), &progress, self.engine.stall));
+        let stall = self.engine.stall;
+        // Timers begin with `send`, so it must be called on the runtime.
+        let sending = async { watched(builder.send(), &progress, stall).await };
+        let response = self.engine.run(sending);
         match response {
             Ok(response) => Ok(Answer {
                 engine: Arc::clone(&self.engine),
@@ -224,12 +236,20 @@ async fn watched(
     stall: Duration,
 ) -> Result<Response, Fault> {
     let mut sending = pin!(sending);
-    let mut seen = 0;
+    let (mut seen, mut patience) = (0, 1);
     loop {
         match timeout(stall, sending.as_mut()).await {
             Ok(answered) => return answered.map_err(Fault::Failed),
-            Err(_) if progress.sent() == seen => return Err(Fault::Stalled),
-            Err(_) => seen = progress.sent(),
+            Err(_) if progress.sent() > seen => {
+                seen = progress.sent();
+                patience = if progress.is_complete() {
+                    STALLS_AFTER_UPLOAD
+                } else {
+                    1
+                };
+            }
+            Err(_) if patience > 1 => patience -= 1,
+            Err(_) => return Err(Fault::Stalled),
         }
     }
 }
@@ -404,6 +424,7 @@ fn build(base: &Url, options: &RemoteOptions) -> Result<reqwest::Client, RemoteE
         .connect_timeout(options.connect_timeout)
         .timeout(options.request_timeout)
         .pool_idle_timeout(POOL_IDLE)
+        .tcp_user_timeout(options.stall_timeout)
         .http2_keep_alive_interval(options.stall_timeout)
         .http2_keep_alive_timeout(options.stall_timeout)
         .http2_adaptive_window(true);

@@ -17,11 +17,11 @@ pub(super) fn lacks_parent(status: StatusCode) -> bool {
     matches!(status, StatusCode::CONFLICT | StatusCode::NOT_FOUND)
 }
 
-/// MKCOL of what is there already, or is being made.
+/// MKCOL of what is there already (405), or is being made (409, 423).
 pub(super) fn may_exist(status: StatusCode) -> bool {
     matches!(
         status,
-        StatusCode::METHOD_NOT_ALLOWED | StatusCode::CONFLICT
+        StatusCode::METHOD_NOT_ALLOWED | StatusCode::CONFLICT | StatusCode::LOCKED
     )
 }
 
@@ -52,9 +52,11 @@ pub(super) fn error(subject: &str, status: StatusCode, headers: &HeaderMap) -> R
             "; the server does not take it (nginx: dav_methods PUT DELETE MKCOL)",
         )),
         StatusCode::NOT_IMPLEMENTED => RemoteError::Unsupported(with("")),
-        StatusCode::REQUEST_TIMEOUT | StatusCode::MISDIRECTED_REQUEST | StatusCode::TOO_EARLY => {
-            RemoteError::Transient(with(""))
-        }
+        // Locked: WebDAV's word for an upload of the same object by somebody else.
+        StatusCode::LOCKED
+        | StatusCode::REQUEST_TIMEOUT
+        | StatusCode::MISDIRECTED_REQUEST
+        | StatusCode::TOO_EARLY => RemoteError::Transient(with("")),
         _ if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() => {
             match retry_after(headers) {
                 Some(wait) => RemoteError::Busy(with(""), wait),
@@ -109,7 +111,7 @@ mod tests {
         for status in [413, 507] {
             assert!(matches!(of(status, None), RemoteError::Full(_)), "{status}");
         }
-        for status in [408, 429, 500, 502, 503, 504] {
+        for status in [408, 423, 429, 500, 502, 503, 504] {
             assert!(
                 matches!(of(status, None), RemoteError::Transient(_)),
                 "{status}"
