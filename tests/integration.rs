@@ -1,9 +1,8 @@
 //! The integration tests, one binary. A sentence a module:
-
 // All of it is test code, helpers too: a panic is how it fails.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
-/// Temporary servers and other things that the tests share.
+/// What the tests share: servers, mounts that clean up after themselves, real SCons, an oracle of pushes.
 mod support;
 
 /// The command line: exit codes, messages, and the life of a mount's process from outside.
@@ -17,3 +16,8 @@ mod http_faults;
 
 /// README, man pages, `--help` and the program say the same.
 mod docs;
+/// The mounted file system, one kernel-visible behaviour a file; real file system test suites.
+mod mounted;
+
+/// Real SCons builds: every version, two machines, options, users, a real project.
+mod scons;

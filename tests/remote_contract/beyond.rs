@@ -269,7 +269,7 @@ fn misses_and_hits_keep_their_connection() {
 /// nginx answers before the upload is over and closes: the answer must still be seen.
 #[test]
 fn an_object_that_the_server_takes_for_too_big_is_full() {
-    let case = served(Server::nginx(Nginx::Open), plain());
+    let case = served(Server::nginx(Nginx::Narrow), plain());
     let content = bytes(&noise((BODY_MAX_MIB + 1) << 20));
     for n in 0..5 {
         let put = case

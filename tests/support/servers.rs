@@ -35,6 +35,8 @@ pub(crate) struct Server {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Nginx {
     Open,
+    /// Takes no more than [`BODY_MAX_MIB`].
+    Narrow,
     Basic,
     Bearer,
     /// TLS with HTTP/2 and a certificate of our own authority; see [`Server::ca`].
@@ -92,9 +94,10 @@ impl Server {
     fn nginx_with(kind: Nginx, rule: &str) -> Self {
         let (dir, port) = folder();
         let at = dir.path().display();
-        let (mut listen, mut rule) = (String::new(), rule.to_owned());
+        let (mut listen, mut rule, mut body_max) = (String::new(), rule.to_owned(), 0);
         match kind {
             Nginx::Open => {}
+            Nginx::Narrow => body_max = BODY_MAX_MIB,
             Nginx::Basic => {
                 write(&dir, "users", &format!("{USER}:{{PLAIN}}{PASSWORD}\n"));
                 rule = format!("auth_basic cache; auth_basic_user_file {at}/users;");
@@ -115,7 +118,7 @@ impl Server {
             "daemon off; master_process off; pid {at}/pid; error_log {at}/error.log;
              events {{ }}
              http {{
-               log_format test '$remote_user $request $status $connection'; access_log {at}/access.log test; client_body_temp_path {at}/body; client_max_body_size {BODY_MAX_MIB}m;
+               log_format test '$remote_user $request $status $connection'; access_log {at}/access.log test; client_body_temp_path {at}/body; client_max_body_size {body_max}m;
                proxy_temp_path {at}/p; fastcgi_temp_path {at}/f; uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;
                default_type application/octet-stream;
                server {{

@@ -1,0 +1,7 @@
+//! The mounted file system as any program sees it.
+
+mod fsx;
+mod kill9;
+mod loopback;
+mod pjdfstest;
+mod stop;
