@@ -358,6 +358,40 @@ fn mandoc_has_nothing_to_say() {
     assert!(output.status.success() && said.is_empty(), "{said}");
 }
 
+/// What the README points to within the repository: targets of links, and what looks like a path of ours.
+fn local_paths(readme: &str) -> BTreeSet<String> {
+    let links = readme
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next());
+    let links = links.filter(|link| !link.contains("://") && !link.starts_with('#'));
+    let words = readme.split(|c: char| c.is_whitespace() || "`()|,;:".contains(c));
+    let ours = ["scripts/", "src/", "tests/", "man/", "./man/"];
+    let paths = words.filter(|word| {
+        ours.iter()
+            .any(|dir| word.starts_with(dir) && word.len() > dir.len())
+    });
+    // `src/remote/NAME.rs` stands for any.
+    let paths = paths.filter(|path| !path.contains("NAME"));
+    set(links
+        .chain(paths)
+        .map(|path| path.trim_end_matches('.').to_owned()))
+}
+
+#[test]
+fn what_the_readme_points_to_exists() {
+    let paths = local_paths(&text("README.md"));
+    assert!(
+        paths.contains("LICENSE") && paths.contains("scripts/demo"),
+        "{paths:?}"
+    );
+    let missing: Vec<_> = paths
+        .iter()
+        .filter(|path| !root().join(path).exists())
+        .collect();
+    assert!(missing.is_empty(), "README.md points to {missing:?}");
+}
+
 /// All source files, one after the other, with continued lines of string literals joined.
 fn sources() -> String {
     let mut dirs: Vec<PathBuf> = vec![root().join("src")];

@@ -16,6 +16,7 @@ mod http_faults;
 
 /// README, man pages, `--help` and the program say the same.
 mod docs;
+
 /// The mounted file system, one kernel-visible behaviour a file; real file system test suites.
 mod mounted;
 
