@@ -71,21 +71,21 @@
 //! # The promises, and where each is kept
 //!
 //! 1. **Verified before visible.** [`object::decode`] gives content that ends in an error unless length, hash and
-//!    signature are right; [`store::Incoming`] gives a name only to what was read to its end. Tests: `object::tests`,
-//!    `remote_contract` (`what_is_wrong_is_corrupt_and_is_repaired`). Raw objects carry no hash: there it is the length.
+//!    signature are right; [`store::Incoming`] gives a name only to what was read to its end. Tests: `src/object/tests.rs`,
+//!    `remote_contract` (`what_is_wrong_is_corrupt_and_is_repaired`), `http_faults`. Raw objects carry no hash: there it is the length.
 //! 2. **Never worse than no cache.** Every failure of a remote is a miss ([`fetch`]); lookups end at
-//!    `lookup_timeout`; [`remote::breaker`] stops asking. Tests: `remote::breaker`, `http_faults`.
+//!    `lookup_timeout`; [`remote::breaker`] stops asking. Tests: `src/remote/breaker/tests.rs`, `http_faults`. A remote that
+//!    hangs instead of failing is found out late: README, promise 2.
 //! 3. **Nothing pushed is lost.** [`upload::journal`] has the bytes before the rename returns, and [`upload::queue`] has
-//!    them until the remote answers. Tests: `upload::journal::tests`, `upload::queue::tests`. Against a kill of the daemon,
-//!    not against a power cut: see CAVEATS in `cachedirfs(5)`.
-//! 4. **The disk is bounded.** [`store::evict`] reserves before it writes. Tests: `store::index`. Entries only: scratch
-//!    files are not counted.
+//!    them until the remote answers. Tests: `mounted::kill9`, `mounted::stop`. Against a kill of the daemon, not against a
+//!    power cut: see WHAT SURVIVES in `cachedirfs(5)`.
+//! 4. **The disk is bounded.** [`store::evict`] reserves before it writes. Tests: in `src/store/index.rs`. Entries only:
+//!    scratch files are not counted.
 //! 5. **Only trusted bytes.** [`object::Key`]; [`config`] turns `ro` into "never pushes"; [`signature::Meta`] has no room for
-//!    a privilege bit. Tests: `object::tests`, `what_a_stranger_wrote_is_not_believed_and_is_written_over`.
+//!    a privilege bit. Tests: `remote_contract` (`what_a_stranger_wrote_is_not_believed_and_is_written_over`), `scons::options`.
 //! 6. **It always mounts.** [`mount::Mount::start`] asks nothing over the network and does not wait for [`store::scan`].
 //!    Tests: `cli::mounts`. A `file:` remote whose directory and its parent are both missing is refused.
-//! 7. **The backing directory is a CacheDir.** [`store::layout`] makes nothing else but `.cachedirfs/`. Test:
-//!    `an_existing_cachedir_is_read_as_it_is`.
+//! 7. **The backing directory is a CacheDir.** [`store::layout`] makes nothing else but `.cachedirfs/`. Tests: `scons::backing`.
 //!
 //! # How to add
 //!
