@@ -23,7 +23,7 @@ pub(crate) fn every_version_retrieves_what_every_other_pushed(
             scope.spawn(move || {
                 pushers
                     .iter()
-                    .for_each(|pusher| push_and_retrieve(pusher, &shared(pusher), reference))
+                    .for_each(|pusher| push_and_retrieve(pusher, &shared(pusher), reference));
             });
         }
     });
