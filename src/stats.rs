@@ -55,6 +55,8 @@ counters! {
     already_there,
     /// Uploads given up because the remote holds other content under that signature.
     diverged,
+    /// Uploads given up because the remote cannot hold such an object (a symlink with `format=raw`).
+    given_up,
     /// Upload attempts that failed and will be made again.
     upload_errors,
     /// Entries removed to stay within the limit.

@@ -170,7 +170,7 @@ impl Uploads {
             .map_or(0, |seq| self.state().queue.up_to(seq))
     }
 
-    /// Makes the dispatcher end when nothing is left, or after `timeout`.
+    /// Makes the dispatcher end when nothing is left but what the remote refuses, or after `timeout`.
     pub fn drain(&self, timeout: Duration) {
         let mut state = self.state();
         state.drain_until = Some(self.clock.now() + timeout);
@@ -184,7 +184,7 @@ impl Uploads {
             let mut state = self.state();
             let now = self.clock.now();
             if let Some(until) = state.drain_until
-                && (state.queue.is_empty() || now >= until)
+                && (state.queue.is_stuck() || now >= until)
             {
                 return;
             }
@@ -268,13 +268,14 @@ impl Uploads {
     }
 
     fn failed(&self, item: &Item, error: &RemoteError) {
-        self.stats.upload_errors.one();
         let blame = match error {
+            RemoteError::Unsupported(_) => return self.give_up(item, error),
             RemoteError::Transient(_) | RemoteError::Busy(..) | RemoteError::Refused(_) => {
                 Blame::Remote
             }
             _ => Blame::Object,
         };
+        self.stats.upload_errors.one();
         let mut state = self.state();
         let first = state.queue.failed(item.seq, blame, self.clock.now());
         let left = state.queue.len();
@@ -286,6 +287,17 @@ impl Uploads {
                 self.remote.describe()
             );
         }
+    }
+
+    /// No attempt can ever succeed: the entry stays here only.
+    fn give_up(&self, item: &Item, error: &RemoteError) {
+        self.stats.given_up.one();
+        log::warn!(
+            "{} is not uploaded, it stays here only: {error}",
+            item.place.sig
+        );
+        self.state().queue.given_up(item.seq);
+        self.drop_item(item);
     }
 
     /// Takes an item out of the journal.

@@ -107,6 +107,7 @@ impl Status {
             (c.failed_fetches, "failed fetches"),
             (c.late_fetches, "late fetches"),
             (c.upload_errors, "upload errors"),
+            (c.given_up, "uploads given up"),
             (c.corrupt, "corrupt objects"),
             (c.no_room, "objects without room"),
             (c.diverged, "divergent pushes"),

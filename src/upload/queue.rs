@@ -137,6 +137,11 @@ impl Queue {
         self.hold_until = Duration::ZERO;
     }
 
+    /// The upload is taken out without having been done.
+    pub fn given_up(&mut self, seq: u64) {
+        self.take(seq);
+    }
+
     /// The upload failed and will be tried again. True for the first failure after all was well.
     pub fn failed(&mut self, seq: u64, blame: Blame, now: Duration) -> bool {
         let Some(slot) = self.slots.get_mut(&seq) else {
@@ -189,6 +194,11 @@ impl Queue {
     /// Whether all are done.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
+    }
+
+    /// Whether nothing is left but uploads that were refused for themselves and wait for their next turn.
+    pub fn is_stuck(&self) -> bool {
+        self.slots.len() == self.waiting.len()
     }
 
     /// Their bytes.
@@ -314,6 +324,21 @@ mod tests {
         queue.done(2);
         assert_eq!(queue.next(T0), Next::Wait(OBJECT_FIRST));
         assert_eq!(queue.next(T0 + OBJECT_FIRST), Next::Job(item(1)));
+    }
+
+    #[test]
+    fn draining_does_not_wait_for_what_was_refused_for_itself() {
+        let mut queue = queue_of(2);
+        assert!(!queue.is_stuck());
+        assert_eq!(queue.next(T0), Next::Job(item(1)));
+        queue.failed(1, Blame::Object, T0);
+        assert!(!queue.is_stuck(), "the other one has not been tried");
+        assert_eq!(queue.next(T0), Next::Job(item(2)));
+        assert!(!queue.is_stuck(), "it is under way");
+        queue.given_up(2);
+        assert!(queue.is_stuck());
+        queue.retry_now();
+        assert!(!queue.is_stuck());
     }
 
     #[test]
