@@ -41,8 +41,21 @@ pub(crate) enum Nginx {
     Bearer,
     /// TLS with HTTP/2 and a certificate of our own authority; see [`Server::ca`].
     Tls,
+    /// TLS with a certificate that is wrong in one way.
+    BadTls(Flaw),
     /// Answers everything with the page of a login.
     Html,
+}
+
+/// What can be wrong with a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flaw {
+    Expired,
+    OtherName,
+    /// As `openssl req -x509` makes it: an authority's own.
+    SelfSigned,
+    /// `basicConstraints=CA:FALSE`: good for nobody but the one who trusts just it.
+    SelfSignedLeaf,
 }
 
 impl Server {
@@ -108,8 +121,11 @@ impl Server {
             Nginx::Html => {
                 rule = "default_type text/html; return 200 '<html>log in</html>';".to_owned();
             }
-            Nginx::Tls => {
+            Nginx::Tls | Nginx::BadTls(_) => {
                 certify(dir.path());
+                if let Nginx::BadTls(flaw) = kind {
+                    spoil(dir.path(), flaw);
+                }
                 listen = "ssl http2".to_owned();
                 rule = format!("ssl_certificate {at}/cert.pem; ssl_certificate_key {at}/key.pem;");
             }
@@ -137,7 +153,8 @@ impl Server {
             .arg(dir.path())
             .arg("-c")
             .arg(dir.path().join("nginx.conf"));
-        let scheme = if kind == Nginx::Tls { "https" } else { "http" };
+        let tls = matches!(kind, Nginx::Tls | Nginx::BadTls(_));
+        let scheme = if tls { "https" } else { "http" };
         Self::start(command, dir, port, scheme)
     }
 
@@ -295,20 +312,8 @@ pub(crate) fn program(name: &str, package: &str) -> PathBuf {
 
 /// An authority of our own (`ca.pem`) and a certificate for localhost by it.
 fn certify(dir: &Path) {
-    let openssl = |args: &str| {
-        let mut command = Command::new(program("openssl", "openssl"));
-        let done = command
-            .args(args.split(' '))
-            .current_dir(dir)
-            .output()
-            .unwrap();
-        assert!(
-            done.status.success(),
-            "openssl {args}: {}",
-            String::from_utf8_lossy(&done.stderr)
-        );
-    };
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    let openssl = |args: &str| openssl(dir, args);
+    let key = NEW_KEY;
     openssl(&format!(
         "req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=test-authority -days 2"
     ));
@@ -322,5 +327,44 @@ fn certify(dir: &Path) {
     .unwrap();
     openssl(
         "x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 2 -extfile names",
+    );
+}
+
+/// Replaces the certificate by one with a flaw. A self-signed one is also [`Server::ca`].
+fn spoil(dir: &Path, flaw: Flaw) {
+    let signed = "x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem";
+    let own = format!(
+        "req -x509 {NEW_KEY} -keyout key.pem -out cert.pem -subj /CN=localhost -days 2 -addext subjectAltName=DNS:localhost"
+    );
+    match flaw {
+        Flaw::Expired => openssl(dir, &format!("{signed} -days -1 -extfile names")),
+        Flaw::OtherName => {
+            fs::write(dir.join("names"), "subjectAltName=DNS:elsewhere\n").unwrap();
+            openssl(dir, &format!("{signed} -days 2 -extfile names"));
+        }
+        Flaw::SelfSigned => openssl(dir, &own),
+        Flaw::SelfSignedLeaf => openssl(
+            dir,
+            &format!("{own} -addext basicConstraints=critical,CA:FALSE"),
+        ),
+    }
+    if matches!(flaw, Flaw::SelfSigned | Flaw::SelfSignedLeaf) {
+        fs::copy(dir.join("cert.pem"), dir.join("ca.pem")).unwrap();
+    }
+}
+
+const NEW_KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+
+fn openssl(dir: &Path, args: &str) {
+    let mut command = Command::new(program("openssl", "openssl"));
+    let done = command
+        .args(args.split(' '))
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    assert!(
+        done.status.success(),
+        "openssl {args}: {}",
+        String::from_utf8_lossy(&done.stderr)
     );
 }
