@@ -3,5 +3,7 @@
 mod fsx;
 mod kill9;
 mod loopback;
+mod owners;
 mod pjdfstest;
 mod stop;
+mod users;
