@@ -253,6 +253,13 @@ impl Fetch {
     }
 
     fn fetch(&self, place: &Place) -> Outcome {
+        // Whoever asked looked at the disk before: an earlier fetch, or a push, may have been faster.
+        if self.store.has(place) {
+            return Outcome::Here;
+        }
+        if self.is_stopped() {
+            return Outcome::Unknown;
+        }
         match self.remote.get(&place.sig) {
             Ok(None) => {
                 self.stats.misses.one();
@@ -345,6 +352,10 @@ impl Fetch {
     /// How long a miss holds from when it is found.
     pub fn negative_ttl(&self) -> Duration {
         self.times.negative_ttl
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.state().jobs.is_none()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

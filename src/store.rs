@@ -203,10 +203,23 @@ impl Store {
         self.changed.notify_all();
     }
 
-    /// The entry at `place` is gone.
-    pub fn removed(&self, place: &Place) {
-        self.state().index.remove(place);
+    /// The entry at `place` is gone; the bytes that this freed. A fetch may have put a new one there already,
+    /// which is counted again: bytes that nobody counts would be over the limit for ever.
+    pub fn removed(&self, place: &Place) -> u64 {
+        let freed = self.state().index.remove(place).unwrap_or(0);
+        if let Ok(stat) = rustix::fs::statat(&self.root, place.path(), AtFlags::SYMLINK_NOFOLLOW)
+            && let Some(len) = scan::content_len(&stat)
+        {
+            let now = self.now_ms();
+            self.state().index.insert_found(place, len, now);
+        }
         self.changed.notify_all();
+        freed
+    }
+
+    /// Whether something stands at `place`.
+    pub fn has(&self, place: &Place) -> bool {
+        rustix::fs::statat(&self.root, place.path(), AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
     /// Somebody asked for the entry at `place`.

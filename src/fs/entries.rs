@@ -14,6 +14,7 @@ use super::tree::Tree;
 use super::{Errno, Fs, errno};
 use crate::name::{Name, Place};
 use crate::signature::Meta;
+use crate::store::scan::content_len;
 use crate::upload::Staged;
 
 /// A file on its way to an entry's name.
@@ -230,14 +231,6 @@ impl Fs {
         tree.name_gone(before.st_ino, dir.st_ino, OsStr::new(&name), last);
         tree.epoch += 1;
         true
-    }
-}
-
-/// Bytes of what can be an entry: a file or a symlink.
-fn content_len(stat: &Stat) -> Option<u64> {
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile | FileType::Symlink => u64::try_from(stat.st_size).ok(),
-        _ => None,
     }
 }
 
