@@ -164,10 +164,10 @@ impl Fs {
         let from_stat = from_spot.stat(root)?;
         let to_stat = to_spot.stat(root).ok();
         let exchange = flags.contains(RenameFlags::EXCHANGE);
-        may_move(&from_kind, &to_kind, &from_stat)?;
+        self.may_move(&from_kind, &to_kind, &from_stat)?;
         let back = if exchange { to_stat } else { None };
         if let Some(stat) = &back {
-            may_move(&to_kind, &from_kind, stat)?;
+            self.may_move(&to_kind, &from_kind, stat)?;
         }
 
         let last = to_stat
@@ -270,16 +270,16 @@ impl Fs {
             self.store.reload_config();
         }
     }
-}
 
-/// Whether a file may move from one name to another without becoming changeable behind an entry.
-fn may_move(from: &Name, to: &Name, stat: &Stat) -> Result<(), Errno> {
-    let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    match (from, to) {
-        (Name::Entry(_), Name::Entry(_)) => Ok(()),
-        (Name::Entry(_), _) if regular => Err(Errno::XDEV),
-        (_, Name::Entry(_)) if regular && stat.st_nlink > 1 => Err(Errno::XDEV),
-        (Name::PrefixDir(_), _) | (_, Name::PrefixDir(_)) => Err(Errno::XDEV),
-        _ => Ok(()),
+    /// Whether a file may move from one name to another without becoming changeable behind an entry.
+    fn may_move(&self, from: &Name, to: &Name, stat: &Stat) -> Result<(), Errno> {
+        let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        match (from, to) {
+            (Name::Entry(_), Name::Entry(_)) => Ok(()),
+            (Name::Entry(_), _) if regular => Err(Errno::XDEV),
+            (_, Name::Entry(_)) if regular && self.links(stat) > 1 => Err(Errno::XDEV),
+            (Name::PrefixDir(_), _) | (_, Name::PrefixDir(_)) => Err(Errno::XDEV),
+            _ => Ok(()),
+        }
     }
 }

@@ -26,6 +26,8 @@ pub struct Item {
     pub mode: u32,
     /// Its length.
     pub bytes: u64,
+    /// The file's number on the backing disk.
+    pub ino: u64,
 }
 
 /// Who is to blame for a failure.
@@ -263,6 +265,7 @@ mod tests {
             place: Place { sig, digits: 2 },
             mode: 0o644,
             bytes: 10,
+            ino: 1,
         }
     }
 
