@@ -89,11 +89,12 @@ impl Fs {
     pub(super) fn left(&self, tree: &mut Tree, kind: &Name, ino: u64) {
         let Name::Entry(place) = kind else { return };
         self.store.removed(place);
-        let unsealed = tree
-            .get_mut(ino)
-            .and_then(|node| node.unsealed.take_if(|at| at == place));
-        if unsealed.is_some() {
-            self.store.unmark_writing(place);
+        let Some(node) = tree.get_mut(ino) else {
+            return;
+        };
+        match node.unsealed.take_if(|at| at == place) {
+            Some(_) => self.store.unmark_writing(place),
+            None => node.was_entry = true,
         }
     }
 

@@ -121,8 +121,12 @@ impl Fs {
     /// Refuses to change the content of an entry that is committed, and of anything on a read-only mount.
     pub(super) fn may_write(&self, tree: &super::Tree, ino: u64) -> Result<(), Errno> {
         self.may_change(&self.kind_of(tree, ino))?;
-        let sealed = tree.get(ino).is_some_and(|node| node.unsealed.is_none());
-        if sealed && self.entry_of(tree, ino).is_some() {
+        let node = tree.get(ino);
+        let sealed = node.is_some_and(|node| node.unsealed.is_none());
+        let was_entry = node.is_some_and(|node| node.was_entry);
+        // A crash can leave a scratch file in the journal whose rename never was: it has been promised too.
+        let promised = self.store.our_links(ino) > 0;
+        if promised || sealed && (was_entry || self.entry_of(tree, ino).is_some()) {
             return Err(Errno::PERM);
         }
         Ok(())

@@ -33,6 +33,8 @@ pub struct Node {
     pub opens: u32,
     /// Where the node is being written into place as an entry and is not yet committed.
     pub unsealed: Option<Place>,
+    /// A name of it was a committed entry's and is gone: its bytes are for ever what was committed.
+    pub was_entry: bool,
     /// Set once its last name is gone.
     orphan: Option<Arc<OwnedFd>>,
 }
@@ -74,6 +76,7 @@ impl Node {
             writers: 0,
             opens: 0,
             unsealed: None,
+            was_entry: false,
             orphan: None,
         }
     }
