@@ -101,21 +101,33 @@ impl Fs {
     /// Opens an inode; its handle.
     pub fn open(&self, ino: u64, flags: i32) -> Result<(u64, Arc<Handle>), Errno> {
         let flags = open_flags(flags);
-        let writes = flags.intersects(OFlags::WRONLY | OFlags::RDWR);
+        if flags.intersects(OFlags::WRONLY | OFlags::RDWR) {
+            // One step: between the check and the count the file could become an entry.
+            let mut tree = self.tree_mut();
+            self.may_write(&tree, ino)?;
+            let (kind, fd) = self.open_node(&tree, ino, flags)?;
+            return Ok(self.add_handle(&mut tree, &kind, ino, fd, true));
+        }
         let tree = self.tree();
         let entry = self.entry_of(&tree, ino);
-        if writes {
-            self.may_write(&tree, ino)?;
-        }
-        let spot = self.spot(&tree, ino)?;
-        let fd = spot.open(self.store.root(), flags).map_err(stale)?;
-        let kind = self.kind_of(&tree, ino);
+        let (kind, fd) = self.open_node(&tree, ino, flags)?;
         drop(tree);
         if let Some(place) = entry {
             self.store.touch(&place);
             self.stats.hits.one();
         }
-        Ok(self.add_handle(&mut self.tree_mut(), &kind, ino, fd, writes))
+        Ok(self.add_handle(&mut self.tree_mut(), &kind, ino, fd, false))
+    }
+
+    fn open_node(
+        &self,
+        tree: &super::Tree,
+        ino: u64,
+        flags: OFlags,
+    ) -> Result<(Name, OwnedFd), Errno> {
+        let spot = self.spot(tree, ino)?;
+        let fd = spot.open(self.store.root(), flags).map_err(stale)?;
+        Ok((self.kind_of(tree, ino), fd))
     }
 
     /// Refuses to change the content of an entry that is committed, and of anything on a read-only mount.
