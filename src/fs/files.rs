@@ -176,16 +176,16 @@ impl Fs {
         (fh, handle)
     }
 
-    /// The last descriptor of a handle is closed. An entry that was written in place is committed with the
-    /// last handle that could write to it.
+    /// The last descriptor of a handle is closed. An entry that was written in place is committed when none is left
+    /// that could write to it.
     pub fn release(&self, fh: u64) {
         let Some(handle) = self.handles.map().remove(&fh) else {
             return;
         };
         let mut tree = self.tree_mut();
         let place = tree.get_mut(handle.ino).and_then(|node| {
-            let last = handle.writes && node.writers == 1;
-            if last { node.unsealed.take() } else { None }
+            let whole = node.writers == u32::from(handle.writes);
+            if whole { node.unsealed.take() } else { None }
         });
         if let Some(place) = place {
             self.seal(&tree, handle.ino, &place);

@@ -81,6 +81,11 @@ impl Node {
         }
     }
 
+    /// Whether nobody will ask for it any more, and nothing about it has to be kept.
+    fn is_done_with(&self) -> bool {
+        self.lookups == 0 && self.opens == 0 && self.unsealed.is_none()
+    }
+
     /// How many names it is known under.
     pub fn known_names(&self) -> usize {
         self.names.len()
@@ -124,7 +129,7 @@ impl Tree {
             return;
         };
         node.lookups = node.lookups.saturating_sub(count);
-        if node.lookups == 0 && node.opens == 0 {
+        if node.is_done_with() {
             self.nodes.remove(&ino);
         }
     }
@@ -136,7 +141,7 @@ impl Tree {
         };
         node.opens = node.opens.saturating_sub(1);
         node.writers = node.writers.saturating_sub(u32::from(wrote));
-        if node.lookups == 0 && node.opens == 0 && ino != ROOT {
+        if node.is_done_with() && ino != ROOT {
             self.nodes.remove(&ino);
         }
     }
