@@ -25,7 +25,7 @@ pub struct Node {
     names: Vec<(u64, OsString)>,
     /// Lookups that the kernel has not taken back.
     lookups: u64,
-    /// How often the kernel was told of it: only ever rises.
+    /// When the kernel was last told of it, by the tree's count.
     seen: u64,
     /// Handles that may write.
     pub writers: u32,
@@ -54,6 +54,8 @@ pub struct Tree {
     nodes: HashMap<u64, Node>,
     /// Rises whenever a name goes without the kernel having asked for it.
     pub epoch: u64,
+    /// How often the kernel was told of any node.
+    told: u64,
 }
 
 impl Default for Tree {
@@ -62,6 +64,7 @@ impl Default for Tree {
         Self {
             nodes: HashMap::from([(ROOT, root)]),
             epoch: 0,
+            told: 0,
         }
     }
 }
@@ -91,7 +94,7 @@ impl Node {
         self.names.len()
     }
 
-    /// How often the kernel was told of it.
+    /// When the kernel was last told of it: only ever rises, also when it was forgotten in between.
     pub fn seen(&self) -> u64 {
         self.seen
     }
@@ -115,9 +118,10 @@ impl Tree {
 
     /// The kernel is told of `ino` under this name once more.
     pub fn remember(&mut self, ino: u64, parent: u64, name: &OsStr, dir: Dir) {
+        self.told += 1;
         let node = self.nodes.entry(ino).or_insert_with(|| Node::new(dir));
         node.lookups += 1;
-        node.seen += 1;
+        node.seen = self.told;
         if !node.names.iter().any(|(p, n)| *p == parent && n == name) {
             node.names.push((parent, name.to_owned()));
         }
