@@ -61,11 +61,20 @@ impl Fs {
     }
 
     /// It did not come after all.
-    pub(super) fn turn_back(&self, arrival: &Arrival) {
+    pub(super) fn turn_back(&self, tree: &Tree, arrival: &Arrival) {
         if let Some(staged) = &arrival.staged {
             self.uploads.cancel(staged);
         }
         if let (true, Some(place)) = (arrival.unfinished, &arrival.place) {
+            self.unmark(tree, place);
+        }
+    }
+
+    /// Takes a mark back, unless it is also that of a file that is being written there.
+    pub(super) fn unmark(&self, tree: &Tree, place: &Place) {
+        let there = self.place_spot(place).stat(self.store.root());
+        let node = there.ok().and_then(|stat| tree.get(stat.st_ino));
+        if node.is_none_or(|node| node.unsealed != Some(*place)) {
             self.store.unmark_writing(place);
         }
     }
@@ -77,6 +86,10 @@ impl Fs {
         if arrival.unfinished {
             if let Some(node) = tree.get_mut(ino) {
                 node.unsealed = Some(place);
+            }
+            // What it replaced may have been marked too, and took the mark with it.
+            if let Err(e) = self.store.mark_writing(&place) {
+                log::warn!("a crash would leave {} half written: {e}", place.sig);
             }
             return None;
         }

@@ -67,7 +67,7 @@ impl Fs {
         let making = self.making(&kind)?;
         flags |= OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(spot.at(root), &spot.path, flags, Mode::from(mode & 0o7777))
-            .inspect_err(|_| self.not_made(&kind))?;
+            .inspect_err(|_| self.not_made(&tree, &kind))?;
         self.own(&tree, caller, parent, &spot, mode)?;
         let stat = rustix::fs::fstat(&fd)?;
         if kind == Name::RootFile(RootFile::ConfigLock) {
@@ -92,9 +92,9 @@ impl Fs {
     }
 
     /// Takes the mark back: it did not come to be.
-    pub(super) fn not_made(&self, kind: &Name) {
+    pub(super) fn not_made(&self, tree: &super::Tree, kind: &Name) {
         if let Name::Entry(place) = kind {
-            self.store.unmark_writing(place);
+            self.unmark(tree, place);
         }
     }
 

@@ -39,7 +39,7 @@ impl Fs {
         };
         let mode_bits = Mode::from(mode & 0o7777);
         rustix::fs::mknodat(spot.at(root), &spot.path, file_type, mode_bits, rdev.into())
-            .inspect_err(|_| self.not_made(&kind))?;
+            .inspect_err(|_| self.not_made(&tree, &kind))?;
         self.own(&tree, caller, parent, &spot, mode)?;
         let stat = spot.stat(root)?;
         let found = self.remember(&mut tree, parent, name, &kind, &stat);
@@ -179,12 +179,12 @@ impl Fs {
             Some(stat) => self.arrive(&tree, &to_spot, &to_kind, &from_kind, stat),
             None => Ok(Arrival::default()),
         }
-        .inspect_err(|_| self.turn_back(&arrival))?;
+        .inspect_err(|_| self.turn_back(&tree, &arrival))?;
         let (from_at, to_at) = (from_spot.at(root), to_spot.at(root));
         rustix::fs::renameat_with(from_at, &from_spot.path, to_at, &to_spot.path, flags)
             .inspect_err(|_| {
-                self.turn_back(&arrival);
-                self.turn_back(&arrival_back);
+                self.turn_back(&tree, &arrival);
+                self.turn_back(&tree, &arrival_back);
             })?;
 
         if to_stat
@@ -192,8 +192,8 @@ impl Fs {
             .is_some_and(|s| s.st_ino == from_stat.st_ino)
         {
             // Two names of one file: rename(2) does nothing then.
-            self.turn_back(&arrival);
-            self.turn_back(&arrival_back);
+            self.turn_back(&tree, &arrival);
+            self.turn_back(&tree, &arrival_back);
             return Ok(None);
         }
         match (&to_stat, exchange) {
@@ -204,6 +204,7 @@ impl Fs {
         tree.moved(from_stat.st_ino, from, to, to_kind.as_dir());
         self.left(&mut tree, &from_kind, from_stat.st_ino);
         if let Some(stat) = &back {
+            self.left(&mut tree, &to_kind, stat.st_ino);
             self.settle(&mut tree, arrival_back, stat.st_ino);
         }
         let seq = self.settle(&mut tree, arrival, from_stat.st_ino);
