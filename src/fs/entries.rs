@@ -27,6 +27,13 @@ pub(super) struct Arrival {
     unfinished: bool,
 }
 
+/// What an entry is copied from.
+pub(super) struct Source {
+    meta: Meta,
+    len: u64,
+    content: Box<dyn Read>,
+}
+
 impl Fs {
     /// Prepares for a file to arrive on the name `to`.
     pub(super) fn arrive(
@@ -160,32 +167,41 @@ impl Fs {
         }
     }
 
-    /// Copies a file to an entry's place and pushes it.
-    pub(super) fn copy_into_place(&self, from: &Spot, place: &Place) -> Result<(), Errno> {
+    /// Opens what is to be copied. Under the lock of the tree: without it, somebody could put a symlink into
+    /// the path that leads us out of the backing directory.
+    pub(super) fn open_source(&self, spot: &Spot) -> Result<Source, Errno> {
         let root = self.store.root();
-        let stat = from.stat(root)?;
-        let Some(len) = content_len(&stat) else {
-            return Err(Errno::XDEV);
-        };
+        let stat = spot.stat(root)?;
+        let len = content_len(&stat).ok_or(Errno::XDEV)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+            let target = rustix::fs::readlinkat(spot.at(root), &spot.path, Vec::new())?;
+            return Ok(Source {
+                meta: Meta::Symlink,
+                len,
+                content: Box::new(io::Cursor::new(target.into_bytes())),
+            });
+        }
+        let file = std::fs::File::from(spot.open(root, OFlags::RDONLY)?);
+        Ok(Source {
+            meta: Meta::file(stat.st_mode),
+            len,
+            content: Box::new(file),
+        })
+    }
+
+    /// Copies a file to an entry's place and pushes it.
+    pub(super) fn copy_into_place(&self, mut from: Source, place: &Place) -> Result<(), Errno> {
         let mut incoming = self
             .store
-            .begin_write(Some(len))
+            .begin_write(Some(from.len))
             .map_err(errno)?
             .ok_or(Errno::NOSPC)?;
-        let meta = if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
-            let target = rustix::fs::readlinkat(from.at(root), &from.path, Vec::new())?;
-            incoming.write_all(target.as_bytes()).map_err(errno)?;
-            Meta::Symlink
-        } else {
-            let mut source = std::fs::File::from(from.open(root, OFlags::RDONLY)?);
-            copy(&mut source, &mut incoming).map_err(errno)?;
-            Meta::file(stat.st_mode)
-        };
-        match incoming.commit(place, meta).map_err(errno)? {
+        copy(&mut from.content, &mut incoming).map_err(errno)?;
+        match incoming.commit(place, from.meta).map_err(errno)? {
             crate::store::Committed::New => {}
             crate::store::Committed::Existed => return Err(Errno::EXIST),
         }
-        let stat = self.place_spot(place).stat(root)?;
+        let stat = self.place_spot(place).stat(self.store.root())?;
         self.commit_in_place(place, &stat);
         Ok(())
     }

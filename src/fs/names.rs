@@ -114,12 +114,18 @@ impl Fs {
         let kind = self.name(parent, name)?;
         self.may_change(&kind)?;
         let mut tree = self.tree_mut();
-        let from_entry = self.entry_of(&tree, ino).is_some();
+        let node = tree.get(ino);
+        let unfinished = node.is_some_and(|n| n.writers > 0 || n.unsealed.is_some());
+        let from_entry =
+            self.entry_of(&tree, ino).is_some() || node.is_some_and(|n| n.was_entry && n.known_names() == 0);
         let spot = self.spot(&tree, ino)?;
         match (&kind, from_entry) {
+            // Half of it would be pushed.
+            (Name::Entry(_), _) if unfinished => return Err(Errno::XDEV),
             (Name::Entry(place), false) => {
+                let source = self.open_source(&spot)?;
                 drop(tree);
-                self.copy_into_place(&spot, place)?;
+                self.copy_into_place(source, place)?;
                 return self.lookup_again(parent, name);
             }
             (Name::Entry(_), true) | (_, false) => {}
