@@ -42,6 +42,9 @@ impl Fs {
             .inspect_err(|_| self.not_made(&tree, &kind))?;
         self.own(&tree, caller, parent, &spot, mode)?;
         let stat = spot.stat(root)?;
+        if kind == Name::RootFile(RootFile::ConfigLock) {
+            self.config_lock.made_by(caller.pid, self.clock.now());
+        }
         let found = self.remember(&mut tree, parent, name, &kind, &stat);
         if let Some(node) = tree.get_mut(stat.st_ino) {
             node.unsealed = making;
