@@ -138,7 +138,7 @@ impl Uploads {
     /// Calls `waiter` once upload `seq` was tried, or at once if it is done or the remote is failing anyway.
     pub fn when_tried(&self, seq: u64, waiter: Waiter) {
         let mut state = self.state();
-        if state.queue.contains(seq) && !state.queue.is_failing() {
+        if state.queue.is_untried(seq) && !state.queue.is_failing() {
             state.waiters.entry(seq).or_default().push(waiter);
         } else {
             drop(state);

@@ -183,9 +183,9 @@ impl Queue {
         self.failures > 0
     }
 
-    /// Whether the upload is not done.
-    pub fn contains(&self, seq: u64) -> bool {
-        self.slots.contains_key(&seq)
+    /// Whether the upload is not done and has not failed either.
+    pub fn is_untried(&self, seq: u64) -> bool {
+        self.slots.get(&seq).is_some_and(|slot| slot.tries == 0)
     }
 
     /// Uploads not done.
