@@ -95,7 +95,7 @@ impl Fs {
     /// How many hard links a file has, without those in our journal, which are nobody's business.
     pub(super) fn links(&self, stat: &Stat) -> u64 {
         let ours = u64::from(self.store.our_links(stat.st_ino));
-        u64::from(stat.st_nlink).saturating_sub(ours)
+        stat.st_nlink.saturating_sub(ours)
     }
 
     /// The mount's number of a file of the backing directory.

@@ -244,7 +244,8 @@ impl Fs {
             kernel.forget_name(dir.st_ino, OsStr::new(&name));
         }
         let mut tree = self.tree_mut();
-        let in_use = tree.get(before.st_ino).is_some_and(|node| node.opens > 0);
+        let node = tree.get(before.st_ino);
+        let in_use = node.is_some_and(|node| node.opens > 0 || node.unsealed.is_some());
         let seen_again = seen(&tree) > seen_before;
         if in_use || seen_again || self.store.pins(place) > 0 {
             return false;

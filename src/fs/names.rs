@@ -111,28 +111,28 @@ impl Fs {
         Ok(())
     }
 
-    /// Adds a name to a file. Onto an entry's name a copy is made, so that nobody can change the entry through the
-    /// file's other name.
+    /// Adds a name to a file. Onto an entry's name a copy is made: nobody can change an entry through another name
+    /// of its file, and what is done to one entry (a chmod, an upload) is done to no other.
     pub fn link(&self, ino: u64, parent: u64, name: &OsStr) -> Result<Found, Errno> {
         let kind = self.name(parent, name)?;
         self.may_change(&kind)?;
         let mut tree = self.tree_mut();
         let node = tree.get(ino);
         let unfinished = node.is_some_and(|n| n.writers > 0 || n.unsealed.is_some());
-        let from_entry =
-            self.entry_of(&tree, ino).is_some() || node.is_some_and(|n| n.was_entry && n.known_names() == 0);
+        let from_entry = self.entry_of(&tree, ino).is_some()
+            || node.is_some_and(|n| n.was_entry && n.known_names() == 0);
         let spot = self.spot(&tree, ino)?;
         match (&kind, from_entry) {
             // Half of it would be pushed.
             (Name::Entry(_), _) if unfinished => return Err(Errno::XDEV),
-            (Name::Entry(place), false) => {
+            (Name::Entry(place), _) => {
                 let source = self.open_source(&spot)?;
                 drop(tree);
                 self.copy_into_place(source, place)?;
                 return self.lookup_again(parent, name);
             }
-            (Name::Entry(_), true) | (_, false) => {}
             (_, true) => return Err(Errno::XDEV),
+            (_, false) => {}
         }
         let to = self.spot_in(&tree, parent, name)?;
         let root = self.store.root();
@@ -144,9 +144,6 @@ impl Fs {
         };
         rustix::fs::linkat(spot.at(root), &spot.path, to.at(root), &to.path, flags)?;
         let stat = to.stat(root)?;
-        if let Name::Entry(place) = &kind {
-            self.commit_in_place(place, &stat);
-        }
         Ok(self.remember(&mut tree, parent, name, &kind, &stat))
     }
 
