@@ -141,6 +141,14 @@ impl Fetch {
         self.state().misses.pop(sig);
     }
 
+    /// Whether somebody waits for an entry of that prefix directory.
+    pub fn is_asked_in(&self, dir: &str) -> bool {
+        let waits = |flight: &Flight| !flight.waiters.is_empty();
+        let state = self.state();
+        let mut flights = state.flights.iter();
+        flights.any(|(place, flight)| waits(flight) && place.dir() == dir)
+    }
+
     /// Calls `waiter` when the entry is here, known to be absent, or when that takes too long.
     pub fn ask(&self, place: Place, waiter: Waiter) {
         let now = self.clock.now();

@@ -827,6 +827,30 @@ fn eviction_spares_what_is_pending_open_or_was_just_asked_for() {
     assert!(rig.stats.snapshot().evicted > 15);
 }
 
+/// The kernel holds a directory while a lookup in it waits for the remote, and wants it to forget a name in there. The
+/// evictor waited for a slow remote, and all lookups in that directory behind it.
+#[test]
+fn no_entry_is_evicted_beside_one_that_somebody_waits_for() {
+    struct Deaf;
+    impl Kernel for Deaf {
+        fn forget_name(&self, _: u64, _: &OsStr) {}
+    }
+    let rig = Rig::new();
+    let elsewhere = "CD/cd000000000000000000000000000001";
+    for path in [&entry(1), elsewhere] {
+        rig.push(path, 0o644, b"x").unwrap();
+    }
+    rig.drain();
+    rig.fs.set_kernel(Box::new(Deaf));
+    rig.wire.hold();
+    let waiting = rig.ask(place(&entry(2)));
+    assert!(!rig.fs.evict(&place(&entry(1))));
+    assert!(rig.fs.evict(&place(elsewhere)));
+    rig.wire.let_go();
+    assert_eq!(waiting.recv().unwrap(), Outcome::Absent);
+    assert!(rig.fs.evict(&place(&entry(1))));
+}
+
 /// The entry that is forgotten and found again while the kernel is told: its new node counted from the beginning,
 /// so that the lookup did not show, and the name went from under whoever had just seen it.
 #[test]

@@ -241,6 +241,11 @@ impl Fs {
         let seen_before = seen(&self.tree());
         let name = place.sig.to_string();
         if let (Some(_), Some(kernel)) = (seen_before, self.kernel.get()) {
+            // The kernel holds the directory while a lookup in it waits for the remote: we would wait as long, nothing
+            // else would be evicted, and every later lookup in there would queue up behind us.
+            if self.fetch.is_asked_in(&place.dir()) {
+                return false;
+            }
             kernel.forget_name(dir.st_ino, OsStr::new(&name));
         }
         let mut tree = self.tree_mut();
