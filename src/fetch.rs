@@ -141,6 +141,14 @@ impl Fetch {
         self.state().misses.pop(sig);
     }
 
+    /// Whether somebody waits for an entry of that prefix directory.
+    pub fn is_asked_in(&self, dir: &str) -> bool {
+        let waits = |flight: &Flight| !flight.waiters.is_empty();
+        let state = self.state();
+        let mut flights = state.flights.iter();
+        flights.any(|(place, flight)| waits(flight) && place.dir() == dir)
+    }
+
     /// Calls `waiter` when the entry is here, known to be absent, or when that takes too long.
     pub fn ask(&self, place: Place, waiter: Waiter) {
         let now = self.clock.now();
@@ -253,6 +261,13 @@ impl Fetch {
     }
 
     fn fetch(&self, place: &Place) -> Outcome {
+        // Whoever asked looked at the disk before: an earlier fetch, or a push, may have been faster.
+        if self.store.has(place) {
+            return Outcome::Here;
+        }
+        if self.is_stopped() {
+            return Outcome::Unknown;
+        }
         match self.remote.get(&place.sig) {
             Ok(None) => {
                 self.stats.misses.one();
@@ -345,6 +360,10 @@ impl Fetch {
     /// How long a miss holds from when it is found.
     pub fn negative_ttl(&self) -> Duration {
         self.times.negative_ttl
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.state().jobs.is_none()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -22,6 +22,7 @@ pub mod index;
 pub mod layout;
 pub mod scan;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -110,6 +111,8 @@ pub struct Store {
 #[derive(Debug, Default)]
 struct State {
     index: Index,
+    /// Pins by inode: an entry can be moved, removed or have two names while it is pinned.
+    pinned_files: HashMap<u64, u32>,
     reserved: u64,
     next_tmp: u64,
     stopped: bool,
@@ -203,10 +206,23 @@ impl Store {
         self.changed.notify_all();
     }
 
-    /// The entry at `place` is gone.
-    pub fn removed(&self, place: &Place) {
-        self.state().index.remove(place);
+    /// The entry at `place` is gone; the bytes that this freed. A fetch may have put a new one there already,
+    /// which is counted again: bytes that nobody counts would be over the limit for ever.
+    pub fn removed(&self, place: &Place) -> u64 {
+        let freed = self.state().index.remove(place).unwrap_or(0);
+        if let Ok(stat) = rustix::fs::statat(&self.root, place.path(), AtFlags::SYMLINK_NOFOLLOW)
+            && let Some(len) = scan::content_len(&stat)
+        {
+            let now = self.now_ms();
+            self.state().index.insert_found(place, len, now);
+        }
         self.changed.notify_all();
+        freed
+    }
+
+    /// Whether something stands at `place`.
+    pub fn has(&self, place: &Place) -> bool {
+        rustix::fs::statat(&self.root, place.path(), AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
     /// Somebody asked for the entry at `place`.
@@ -215,20 +231,36 @@ impl Store {
         self.state().index.touch(place, now);
     }
 
-    /// Keeps the entry at `place` from eviction: it is still to be uploaded.
-    pub fn pin(&self, place: &Place) {
-        self.state().index.pin(place);
+    /// Keeps the entry at `place` from eviction: it is still to be uploaded, through one more hard link to the
+    /// file `ino`.
+    pub fn pin(&self, place: &Place, ino: u64) {
+        let mut state = self.state();
+        state.index.pin(place);
+        *state.pinned_files.entry(ino).or_default() += 1;
     }
 
     /// Takes a pin back.
-    pub fn unpin(&self, place: &Place) {
-        self.state().index.unpin(place);
+    pub fn unpin(&self, place: &Place, ino: u64) {
+        let mut state = self.state();
+        state.index.unpin(place);
+        if let Some(links) = state.pinned_files.get_mut(&ino) {
+            *links -= 1;
+            if *links == 0 {
+                state.pinned_files.remove(&ino);
+            }
+        }
+        drop(state);
         self.changed.notify_all();
     }
 
-    /// Pins on the entry at `place`; each is one more hard link to it.
+    /// Pins on the entry at `place`.
     pub fn pins(&self, place: &Place) -> u32 {
         self.state().index.pins(place)
+    }
+
+    /// Hard links to the file `ino` that are ours, wherever its names are by now.
+    pub fn our_links(&self, ino: u64) -> u32 {
+        self.state().pinned_files.get(&ino).copied().unwrap_or(0)
     }
 
     /// Whether an entry of `len` bytes still fits below the limit; wakes the evictor if it is close.

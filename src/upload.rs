@@ -84,7 +84,7 @@ impl Uploads {
         }
         let mut queue = Queue::default();
         for item in left {
-            store.pin(&item.place);
+            store.pin(&item.place, item.ino);
             queue.push(item, clock.now());
         }
         let state = Mutex::new(State {
@@ -113,7 +113,7 @@ impl Uploads {
         let item = self
             .journal
             .add(self.store.pending_dir(), at, path, place, mode)?;
-        self.store.pin(place);
+        self.store.pin(place, item.ino);
         Ok(Staged(item))
     }
 
@@ -138,7 +138,7 @@ impl Uploads {
     /// Calls `waiter` once upload `seq` was tried, or at once if it is done or the remote is failing anyway.
     pub fn when_tried(&self, seq: u64, waiter: Waiter) {
         let mut state = self.state();
-        if state.queue.contains(seq) && !state.queue.is_failing() {
+        if state.queue.is_untried(seq) && !state.queue.is_failing() {
             state.waiters.entry(seq).or_default().push(waiter);
         } else {
             drop(state);
@@ -304,7 +304,7 @@ impl Uploads {
     /// Takes an item out of the journal.
     fn drop_item(&self, item: &Item) {
         self.journal.remove(self.store.pending_dir(), item);
-        self.store.unpin(&item.place);
+        self.store.unpin(&item.place, item.ino);
     }
 
     fn call_waiters(&self, seq: u64) {

@@ -8,6 +8,18 @@ mod support;
 /// The command line: exit codes, messages, and the life of a mount's process from outside.
 mod cli;
 
+/// Random operations on the file system, compared with a model after each.
+mod fs_model;
+
+/// The file system without a mount: one test a behaviour.
+mod fs_ops;
+
+/// The backing disk: bounds, objects on their way in, the index.
+mod store;
+
+/// The arrows and rules of the source tree.
+mod tidy;
+
 /// Every remote and every decorator keeps the contract of `Remote`.
 mod remote_contract;
 

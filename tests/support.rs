@@ -1,8 +1,12 @@
 //! What the tests share. Nothing in here asserts a promise; it builds the stage on which tests do.
 
 pub(crate) mod canned;
+/// The reference that the file system is compared with.
+pub(crate) mod model;
 pub(crate) mod mounted;
 pub(crate) mod oracle;
+/// A machine without a kernel: file system, store, fetches and uploads over a remote in memory.
+pub(crate) mod rig;
 pub(crate) mod scons;
 pub(crate) mod servers;
 pub(crate) mod shared;

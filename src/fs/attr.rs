@@ -50,20 +50,14 @@ impl Fs {
 
     /// Attributes of a node as the mount shows them, and how long they hold.
     pub(super) fn shown(&self, tree: &Tree, ino: u64, stat: &Stat) -> (Attr, Duration) {
-        match self.entry_of(tree, ino) {
-            Some(place) => {
-                let attr = self.attr(Some(&Name::Entry(place)), stat);
-                (
-                    attr,
-                    if tree.get(ino).is_some_and(|n| n.writers > 0) {
-                        Duration::ZERO
-                    } else {
-                        LONG
-                    },
-                )
-            }
-            None => (self.attr(None, stat), SHORT),
-        }
+        let node = tree.get(ino);
+        let attr = self.attr(node.is_none_or(|n| n.known_names() > 0), stat);
+        let ttl = match self.entry_of(tree, ino) {
+            Some(_) if node.is_some_and(|n| n.writers > 0) => Duration::ZERO,
+            Some(_) => LONG,
+            None => SHORT,
+        };
+        (attr, ttl)
     }
 
     /// The answer to a lookup that found this file under a name of this kind.
@@ -75,20 +69,17 @@ impl Fs {
             _ => (LONG, SHORT),
         };
         Found {
-            attr: self.attr(Some(kind), stat),
+            attr: self.attr(true, stat),
             entry_ttl,
             attr_ttl,
         }
     }
 
-    fn attr(&self, kind: Option<&Name>, stat: &Stat) -> Attr {
+    fn attr(&self, named: bool, stat: &Stat) -> Attr {
         let mut stat = *stat;
         let ino = self.ino(stat.st_ino);
-        if let Some(Name::Entry(place)) = kind {
-            // Links in our journal are nobody's business.
-            let ours = self.store.pins(place).into();
-            stat.st_nlink = stat.st_nlink.saturating_sub(ours).max(1);
-        }
+        // An upload that ends just now must not make it look removed.
+        stat.st_nlink = self.links(&stat).max(named.into());
         if ino == ROOT {
             // Our private directory is not shown, so it is not counted either.
             stat.st_nlink = stat.st_nlink.saturating_sub(1).max(2);
@@ -99,6 +90,12 @@ impl Fs {
             stat.st_mode &= !(self.options.umask.unwrap_or(0) & 0o777);
         }
         Attr { ino, stat }
+    }
+
+    /// How many hard links a file has, without those in our journal, which are nobody's business.
+    pub(super) fn links(&self, stat: &Stat) -> u64 {
+        let ours = u64::from(self.store.our_links(stat.st_ino));
+        stat.st_nlink.saturating_sub(ours)
     }
 
     /// The mount's number of a file of the backing directory.

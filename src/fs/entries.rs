@@ -14,6 +14,7 @@ use super::tree::Tree;
 use super::{Errno, Fs, errno};
 use crate::name::{Name, Place};
 use crate::signature::Meta;
+use crate::store::scan::content_len;
 use crate::upload::Staged;
 
 /// A file on its way to an entry's name.
@@ -24,6 +25,13 @@ pub(super) struct Arrival {
     staged: Option<Staged>,
     /// Somebody may still write to it: it is committed when they have closed it.
     unfinished: bool,
+}
+
+/// What an entry is copied from.
+pub(super) struct Source {
+    meta: Meta,
+    len: u64,
+    content: Box<dyn Read>,
 }
 
 impl Fs {
@@ -60,11 +68,20 @@ impl Fs {
     }
 
     /// It did not come after all.
-    pub(super) fn turn_back(&self, arrival: &Arrival) {
+    pub(super) fn turn_back(&self, tree: &Tree, arrival: &Arrival) {
         if let Some(staged) = &arrival.staged {
             self.uploads.cancel(staged);
         }
         if let (true, Some(place)) = (arrival.unfinished, &arrival.place) {
+            self.unmark(tree, place);
+        }
+    }
+
+    /// Takes a mark back, unless it is also that of a file that is being written there.
+    pub(super) fn unmark(&self, tree: &Tree, place: &Place) {
+        let there = self.place_spot(place).stat(self.store.root());
+        let node = there.ok().and_then(|stat| tree.get(stat.st_ino));
+        if node.is_none_or(|node| node.unsealed != Some(*place)) {
             self.store.unmark_writing(place);
         }
     }
@@ -77,6 +94,10 @@ impl Fs {
             if let Some(node) = tree.get_mut(ino) {
                 node.unsealed = Some(place);
             }
+            // What it replaced may have been marked too, and took the mark with it.
+            if let Err(e) = self.store.mark_writing(&place) {
+                log::warn!("a crash would leave {} half written: {e}", place.sig);
+            }
             return None;
         }
         self.stats.pushed.one();
@@ -88,11 +109,12 @@ impl Fs {
     pub(super) fn left(&self, tree: &mut Tree, kind: &Name, ino: u64) {
         let Name::Entry(place) = kind else { return };
         self.store.removed(place);
-        let unsealed = tree
-            .get_mut(ino)
-            .and_then(|node| node.unsealed.take_if(|at| at == place));
-        if unsealed.is_some() {
-            self.store.unmark_writing(place);
+        let Some(node) = tree.get_mut(ino) else {
+            return;
+        };
+        match node.unsealed.take_if(|at| at == place) {
+            Some(_) => self.store.unmark_writing(place),
+            None => node.was_entry = true,
         }
     }
 
@@ -145,32 +167,41 @@ impl Fs {
         }
     }
 
-    /// Copies a file to an entry's place and pushes it.
-    pub(super) fn copy_into_place(&self, from: &Spot, place: &Place) -> Result<(), Errno> {
+    /// Opens what is to be copied. Under the lock of the tree: without it, somebody could put a symlink into
+    /// the path that leads us out of the backing directory.
+    pub(super) fn open_source(&self, spot: &Spot) -> Result<Source, Errno> {
         let root = self.store.root();
-        let stat = from.stat(root)?;
-        let Some(len) = content_len(&stat) else {
-            return Err(Errno::XDEV);
-        };
+        let stat = spot.stat(root)?;
+        let len = content_len(&stat).ok_or(Errno::XDEV)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+            let target = rustix::fs::readlinkat(spot.at(root), &spot.path, Vec::new())?;
+            return Ok(Source {
+                meta: Meta::Symlink,
+                len,
+                content: Box::new(io::Cursor::new(target.into_bytes())),
+            });
+        }
+        let file = std::fs::File::from(spot.open(root, OFlags::RDONLY)?);
+        Ok(Source {
+            meta: Meta::file(stat.st_mode),
+            len,
+            content: Box::new(file),
+        })
+    }
+
+    /// Copies a file to an entry's place and pushes it.
+    pub(super) fn copy_into_place(&self, mut from: Source, place: &Place) -> Result<(), Errno> {
         let mut incoming = self
             .store
-            .begin_write(Some(len))
+            .begin_write(Some(from.len))
             .map_err(errno)?
             .ok_or(Errno::NOSPC)?;
-        let meta = if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
-            let target = rustix::fs::readlinkat(from.at(root), &from.path, Vec::new())?;
-            incoming.write_all(target.as_bytes()).map_err(errno)?;
-            Meta::Symlink
-        } else {
-            let mut source = std::fs::File::from(from.open(root, OFlags::RDONLY)?);
-            copy(&mut source, &mut incoming).map_err(errno)?;
-            Meta::file(stat.st_mode)
-        };
-        match incoming.commit(place, meta).map_err(errno)? {
+        copy(&mut from.content, &mut incoming).map_err(errno)?;
+        match incoming.commit(place, from.meta).map_err(errno)? {
             crate::store::Committed::New => {}
             crate::store::Committed::Existed => return Err(Errno::EXIST),
         }
-        let stat = self.place_spot(place).stat(root)?;
+        let stat = self.place_spot(place).stat(self.store.root())?;
         self.commit_in_place(place, &stat);
         Ok(())
     }
@@ -210,10 +241,16 @@ impl Fs {
         let seen_before = seen(&self.tree());
         let name = place.sig.to_string();
         if let (Some(_), Some(kernel)) = (seen_before, self.kernel.get()) {
+            // The kernel holds the directory while a lookup in it waits for the remote: we would wait as long, nothing
+            // else would be evicted, and every later lookup in there would queue up behind us.
+            if self.fetch.is_asked_in(&place.dir()) {
+                return false;
+            }
             kernel.forget_name(dir.st_ino, OsStr::new(&name));
         }
         let mut tree = self.tree_mut();
-        let in_use = tree.get(before.st_ino).is_some_and(|node| node.opens > 0);
+        let node = tree.get(before.st_ino);
+        let in_use = node.is_some_and(|node| node.opens > 0 || node.unsealed.is_some());
         let seen_again = seen(&tree) > seen_before;
         if in_use || seen_again || self.store.pins(place) > 0 {
             return false;
@@ -230,14 +267,6 @@ impl Fs {
         tree.name_gone(before.st_ino, dir.st_ino, OsStr::new(&name), last);
         tree.epoch += 1;
         true
-    }
-}
-
-/// Bytes of what can be an entry: a file or a symlink.
-fn content_len(stat: &Stat) -> Option<u64> {
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile | FileType::Symlink => u64::try_from(stat.st_size).ok(),
-        _ => None,
     }
 }
 

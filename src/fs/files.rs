@@ -67,7 +67,7 @@ impl Fs {
         let making = self.making(&kind)?;
         flags |= OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(spot.at(root), &spot.path, flags, Mode::from(mode & 0o7777))
-            .inspect_err(|_| self.not_made(&kind))?;
+            .inspect_err(|_| self.not_made(&tree, &kind))?;
         self.own(&tree, caller, parent, &spot, mode)?;
         let stat = rustix::fs::fstat(&fd)?;
         if kind == Name::RootFile(RootFile::ConfigLock) {
@@ -92,37 +92,53 @@ impl Fs {
     }
 
     /// Takes the mark back: it did not come to be.
-    pub(super) fn not_made(&self, kind: &Name) {
+    pub(super) fn not_made(&self, tree: &super::Tree, kind: &Name) {
         if let Name::Entry(place) = kind {
-            self.store.unmark_writing(place);
+            self.unmark(tree, place);
         }
     }
 
     /// Opens an inode; its handle.
     pub fn open(&self, ino: u64, flags: i32) -> Result<(u64, Arc<Handle>), Errno> {
         let flags = open_flags(flags);
-        let writes = flags.intersects(OFlags::WRONLY | OFlags::RDWR);
+        if flags.intersects(OFlags::WRONLY | OFlags::RDWR) {
+            // One step: between the check and the count the file could become an entry.
+            let mut tree = self.tree_mut();
+            self.may_write(&tree, ino)?;
+            let (kind, fd) = self.open_node(&tree, ino, flags)?;
+            return Ok(self.add_handle(&mut tree, &kind, ino, fd, true));
+        }
         let tree = self.tree();
         let entry = self.entry_of(&tree, ino);
-        if writes {
-            self.may_write(&tree, ino)?;
-        }
-        let spot = self.spot(&tree, ino)?;
-        let fd = spot.open(self.store.root(), flags).map_err(stale)?;
-        let kind = self.kind_of(&tree, ino);
+        let (kind, fd) = self.open_node(&tree, ino, flags)?;
         drop(tree);
         if let Some(place) = entry {
             self.store.touch(&place);
             self.stats.hits.one();
         }
-        Ok(self.add_handle(&mut self.tree_mut(), &kind, ino, fd, writes))
+        Ok(self.add_handle(&mut self.tree_mut(), &kind, ino, fd, false))
+    }
+
+    fn open_node(
+        &self,
+        tree: &super::Tree,
+        ino: u64,
+        flags: OFlags,
+    ) -> Result<(Name, OwnedFd), Errno> {
+        let spot = self.spot(tree, ino)?;
+        let fd = spot.open(self.store.root(), flags).map_err(stale)?;
+        Ok((self.kind_of(tree, ino), fd))
     }
 
     /// Refuses to change the content of an entry that is committed, and of anything on a read-only mount.
     pub(super) fn may_write(&self, tree: &super::Tree, ino: u64) -> Result<(), Errno> {
         self.may_change(&self.kind_of(tree, ino))?;
-        let sealed = tree.get(ino).is_some_and(|node| node.unsealed.is_none());
-        if sealed && self.entry_of(tree, ino).is_some() {
+        let node = tree.get(ino);
+        let sealed = node.is_some_and(|node| node.unsealed.is_none());
+        let was_entry = node.is_some_and(|node| node.was_entry);
+        // A crash can leave a scratch file in the journal whose rename never was: it has been promised too.
+        let promised = self.store.our_links(ino) > 0;
+        if promised || sealed && (was_entry || self.entry_of(tree, ino).is_some()) {
             return Err(Errno::PERM);
         }
         Ok(())
@@ -160,16 +176,16 @@ impl Fs {
         (fh, handle)
     }
 
-    /// The last descriptor of a handle is closed. An entry that was written in place is committed with the
-    /// last handle that could write to it.
+    /// The last descriptor of a handle is closed. An entry that was written in place is committed when none is left
+    /// that could write to it.
     pub fn release(&self, fh: u64) {
         let Some(handle) = self.handles.map().remove(&fh) else {
             return;
         };
         let mut tree = self.tree_mut();
         let place = tree.get_mut(handle.ino).and_then(|node| {
-            let last = handle.writes && node.writers == 1;
-            if last { node.unsealed.take() } else { None }
+            let whole = node.writers == u32::from(handle.writes);
+            if whole { node.unsealed.take() } else { None }
         });
         if let Some(place) = place {
             self.seal(&tree, handle.ino, &place);

@@ -2,13 +2,18 @@
 //! five seconds. On a plain directory one that a dead SCons left makes every later build fail
 //! (openpilot 35088, 37682); here it never blocks anybody.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::AtFlags;
 
-use super::Fs;
+use super::reach::Spot;
+use super::{Fs, ROOT};
+
+/// Its name.
+const LOCK: &str = "config.lock";
 
 /// A lock whose creator we cannot see (another PID namespace) is stale after this time: long for what SCons does
 /// under it, and shorter than another SCons waits.
@@ -40,16 +45,27 @@ fn is_alive(pid: u32) -> bool {
 }
 
 impl Fs {
+    /// Removes `config.lock` if it blocks others for no reason. That is judged under the lock of the tree: otherwise
+    /// two who find the same stale one would remove the new one that was made in between.
     pub(super) fn drop_stale_config_lock(&self) {
-        let exists =
-            rustix::fs::statat(self.store.root(), "config.lock", AtFlags::SYMLINK_NOFOLLOW).is_ok();
-        if exists && self.config_lock.is_stale(self.clock.now()) {
-            let mut tree = self.tree_mut();
-            tree.epoch += 1;
-            match rustix::fs::unlinkat(self.store.root(), "config.lock", AtFlags::empty()) {
-                Ok(()) => log::warn!("removed a stale config.lock: whoever made it is gone"),
-                Err(e) => log::debug!("cannot remove a stale config.lock: {e}"),
+        let root = self.store.root();
+        let spot = Spot::below_root(LOCK.into());
+        if spot.stat(root).is_err() {
+            return;
+        }
+        let mut tree = self.tree_mut();
+        let Ok(stat) = spot.stat(root) else { return };
+        if !self.config_lock.is_stale(self.clock.now()) {
+            return;
+        }
+        let last = self.keep_last(&tree, &spot, &stat);
+        match rustix::fs::unlinkat(root, LOCK, AtFlags::empty()) {
+            Ok(()) => {
+                tree.name_gone(stat.st_ino, ROOT, OsStr::new(LOCK), last);
+                tree.epoch += 1;
+                log::warn!("removed a stale config.lock: whoever made it is gone");
             }
+            Err(e) => log::debug!("cannot remove a stale config.lock: {e}"),
         }
     }
 }

@@ -39,9 +39,12 @@ impl Fs {
         };
         let mode_bits = Mode::from(mode & 0o7777);
         rustix::fs::mknodat(spot.at(root), &spot.path, file_type, mode_bits, rdev.into())
-            .inspect_err(|_| self.not_made(&kind))?;
+            .inspect_err(|_| self.not_made(&tree, &kind))?;
         self.own(&tree, caller, parent, &spot, mode)?;
         let stat = spot.stat(root)?;
+        if kind == Name::RootFile(RootFile::ConfigLock) {
+            self.config_lock.made_by(caller.pid, self.clock.now());
+        }
         let found = self.remember(&mut tree, parent, name, &kind, &stat);
         if let Some(node) = tree.get_mut(stat.st_ino) {
             node.unsealed = making;
@@ -108,22 +111,28 @@ impl Fs {
         Ok(())
     }
 
-    /// Adds a name to a file. Onto an entry's name a copy is made, so that nobody can change the entry through the
-    /// file's other name.
+    /// Adds a name to a file. Onto an entry's name a copy is made: nobody can change an entry through another name
+    /// of its file, and what is done to one entry (a chmod, an upload) is done to no other.
     pub fn link(&self, ino: u64, parent: u64, name: &OsStr) -> Result<Found, Errno> {
         let kind = self.name(parent, name)?;
         self.may_change(&kind)?;
         let mut tree = self.tree_mut();
-        let from_entry = self.entry_of(&tree, ino).is_some();
+        let node = tree.get(ino);
+        let unfinished = node.is_some_and(|n| n.writers > 0 || n.unsealed.is_some());
+        let from_entry = self.entry_of(&tree, ino).is_some()
+            || node.is_some_and(|n| n.was_entry && n.known_names() == 0);
         let spot = self.spot(&tree, ino)?;
         match (&kind, from_entry) {
-            (Name::Entry(place), false) => {
+            // Half of it would be pushed.
+            (Name::Entry(_), _) if unfinished => return Err(Errno::XDEV),
+            (Name::Entry(place), _) => {
+                let source = self.open_source(&spot)?;
                 drop(tree);
-                self.copy_into_place(&spot, place)?;
+                self.copy_into_place(source, place)?;
                 return self.lookup_again(parent, name);
             }
-            (Name::Entry(_), true) | (_, false) => {}
             (_, true) => return Err(Errno::XDEV),
+            (_, false) => {}
         }
         let to = self.spot_in(&tree, parent, name)?;
         let root = self.store.root();
@@ -135,9 +144,6 @@ impl Fs {
         };
         rustix::fs::linkat(spot.at(root), &spot.path, to.at(root), &to.path, flags)?;
         let stat = to.stat(root)?;
-        if let Name::Entry(place) = &kind {
-            self.commit_in_place(place, &stat);
-        }
         Ok(self.remember(&mut tree, parent, name, &kind, &stat))
     }
 
@@ -164,10 +170,10 @@ impl Fs {
         let from_stat = from_spot.stat(root)?;
         let to_stat = to_spot.stat(root).ok();
         let exchange = flags.contains(RenameFlags::EXCHANGE);
-        may_move(&from_kind, &to_kind, &from_stat)?;
+        self.may_move(&from_kind, &to_kind, &from_stat)?;
         let back = if exchange { to_stat } else { None };
         if let Some(stat) = &back {
-            may_move(&to_kind, &from_kind, stat)?;
+            self.may_move(&to_kind, &from_kind, stat)?;
         }
 
         let last = to_stat
@@ -179,12 +185,12 @@ impl Fs {
             Some(stat) => self.arrive(&tree, &to_spot, &to_kind, &from_kind, stat),
             None => Ok(Arrival::default()),
         }
-        .inspect_err(|_| self.turn_back(&arrival))?;
+        .inspect_err(|_| self.turn_back(&tree, &arrival))?;
         let (from_at, to_at) = (from_spot.at(root), to_spot.at(root));
         rustix::fs::renameat_with(from_at, &from_spot.path, to_at, &to_spot.path, flags)
             .inspect_err(|_| {
-                self.turn_back(&arrival);
-                self.turn_back(&arrival_back);
+                self.turn_back(&tree, &arrival);
+                self.turn_back(&tree, &arrival_back);
             })?;
 
         if to_stat
@@ -192,8 +198,8 @@ impl Fs {
             .is_some_and(|s| s.st_ino == from_stat.st_ino)
         {
             // Two names of one file: rename(2) does nothing then.
-            self.turn_back(&arrival);
-            self.turn_back(&arrival_back);
+            self.turn_back(&tree, &arrival);
+            self.turn_back(&tree, &arrival_back);
             return Ok(None);
         }
         match (&to_stat, exchange) {
@@ -204,6 +210,7 @@ impl Fs {
         tree.moved(from_stat.st_ino, from, to, to_kind.as_dir());
         self.left(&mut tree, &from_kind, from_stat.st_ino);
         if let Some(stat) = &back {
+            self.left(&mut tree, &to_kind, stat.st_ino);
             self.settle(&mut tree, arrival_back, stat.st_ino);
         }
         let seq = self.settle(&mut tree, arrival, from_stat.st_ino);
@@ -270,16 +277,16 @@ impl Fs {
             self.store.reload_config();
         }
     }
-}
 
-/// Whether a file may move from one name to another without becoming changeable behind an entry.
-fn may_move(from: &Name, to: &Name, stat: &Stat) -> Result<(), Errno> {
-    let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    match (from, to) {
-        (Name::Entry(_), Name::Entry(_)) => Ok(()),
-        (Name::Entry(_), _) if regular => Err(Errno::XDEV),
-        (_, Name::Entry(_)) if regular && stat.st_nlink > 1 => Err(Errno::XDEV),
-        (Name::PrefixDir(_), _) | (_, Name::PrefixDir(_)) => Err(Errno::XDEV),
-        _ => Ok(()),
+    /// Whether a file may move from one name to another without becoming changeable behind an entry.
+    fn may_move(&self, from: &Name, to: &Name, stat: &Stat) -> Result<(), Errno> {
+        let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        match (from, to) {
+            (Name::Entry(_), Name::Entry(_)) => Ok(()),
+            (Name::Entry(_), _) if regular => Err(Errno::XDEV),
+            (_, Name::Entry(_)) if regular && self.links(stat) > 1 => Err(Errno::XDEV),
+            (Name::PrefixDir(_), _) | (_, Name::PrefixDir(_)) => Err(Errno::XDEV),
+            _ => Ok(()),
+        }
     }
 }

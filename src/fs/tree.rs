@@ -25,7 +25,7 @@ pub struct Node {
     names: Vec<(u64, OsString)>,
     /// Lookups that the kernel has not taken back.
     lookups: u64,
-    /// How often the kernel was told of it: only ever rises.
+    /// When the kernel was last told of it, by the tree's count.
     seen: u64,
     /// Handles that may write.
     pub writers: u32,
@@ -33,6 +33,8 @@ pub struct Node {
     pub opens: u32,
     /// Where the node is being written into place as an entry and is not yet committed.
     pub unsealed: Option<Place>,
+    /// A name of it was a committed entry's and is gone: its bytes are for ever what was committed.
+    pub was_entry: bool,
     /// Set once its last name is gone.
     orphan: Option<Arc<OwnedFd>>,
 }
@@ -52,6 +54,8 @@ pub struct Tree {
     nodes: HashMap<u64, Node>,
     /// Rises whenever a name goes without the kernel having asked for it.
     pub epoch: u64,
+    /// How often the kernel was told of any node.
+    told: u64,
 }
 
 impl Default for Tree {
@@ -60,6 +64,7 @@ impl Default for Tree {
         Self {
             nodes: HashMap::from([(ROOT, root)]),
             epoch: 0,
+            told: 0,
         }
     }
 }
@@ -74,8 +79,14 @@ impl Node {
             writers: 0,
             opens: 0,
             unsealed: None,
+            was_entry: false,
             orphan: None,
         }
+    }
+
+    /// Whether nobody will ask for it any more, and nothing about it has to be kept.
+    fn is_done_with(&self) -> bool {
+        self.lookups == 0 && self.opens == 0 && self.unsealed.is_none()
     }
 
     /// How many names it is known under.
@@ -83,7 +94,7 @@ impl Node {
         self.names.len()
     }
 
-    /// How often the kernel was told of it.
+    /// When the kernel was last told of it: only ever rises, also when it was forgotten in between.
     pub fn seen(&self) -> u64 {
         self.seen
     }
@@ -107,9 +118,10 @@ impl Tree {
 
     /// The kernel is told of `ino` under this name once more.
     pub fn remember(&mut self, ino: u64, parent: u64, name: &OsStr, dir: Dir) {
+        self.told += 1;
         let node = self.nodes.entry(ino).or_insert_with(|| Node::new(dir));
         node.lookups += 1;
-        node.seen += 1;
+        node.seen = self.told;
         if !node.names.iter().any(|(p, n)| *p == parent && n == name) {
             node.names.push((parent, name.to_owned()));
         }
@@ -121,7 +133,7 @@ impl Tree {
             return;
         };
         node.lookups = node.lookups.saturating_sub(count);
-        if node.lookups == 0 && node.opens == 0 {
+        if node.is_done_with() {
             self.nodes.remove(&ino);
         }
     }
@@ -133,7 +145,7 @@ impl Tree {
         };
         node.opens = node.opens.saturating_sub(1);
         node.writers = node.writers.saturating_sub(u32::from(wrote));
-        if node.lookups == 0 && node.opens == 0 && ino != ROOT {
+        if node.is_done_with() && ino != ROOT {
             self.nodes.remove(&ino);
         }
     }

@@ -67,20 +67,35 @@ impl Store {
     fn evict_bytes(&self, want: u64, recent: Duration, evict: Evict<'_>) -> u64 {
         let recent = u64::try_from(recent.as_millis()).unwrap_or(u64::MAX);
         let since = self.now_ms().saturating_sub(recent);
-        let victims = self.state().index.oldest(want, since);
         let mut freed = 0;
-        for place in victims {
-            // It may have been asked for since the choice was made.
-            if self.state().index.asked_since(&place, since) || !evict(&place) {
-                continue;
+        while freed < want {
+            let victims = self.state().index.oldest(want - freed, since);
+            if victims.is_empty() {
+                break;
             }
-            let bytes = self.state().index.remove(&place).unwrap_or(0);
-            freed += bytes;
-            self.stats.evicted.one();
-            self.stats.evicted_bytes.add(bytes);
+            for place in victims {
+                freed += self.evict_one(&place, since, evict);
+            }
         }
         self.changed.notify_all();
         freed
+    }
+
+    /// Evicts one entry, if it may go; the bytes freed. One that may not counts as used now: otherwise those that
+    /// are open for long would be chosen again and again, and nothing else ever.
+    fn evict_one(&self, place: &Place, since: u64, evict: Evict<'_>) -> u64 {
+        // It may have been asked for since the choice was made.
+        if self.state().index.asked_since(place, since) {
+            return 0;
+        }
+        if !evict(place) {
+            self.touch(place);
+            return 0;
+        }
+        let bytes = self.removed(place);
+        self.stats.evicted.one();
+        self.stats.evicted_bytes.add(bytes);
+        bytes
     }
 
     fn high_mark(&self) -> u64 {
@@ -117,9 +132,8 @@ impl Store {
             return false;
         }
         let mut state = self.state();
-        let full =
-            |state: &super::State| !state.stopped && state.wanted() + need > self.limits.size;
-        if full(&state) {
+        let full = |state: &super::State| state.wanted() + need > self.limits.size;
+        if full(&state) && !state.stopped {
             // Count it as wanted while waiting, so that the evictor makes room for it.
             state.reserved += need;
             self.changed.notify_all();

@@ -85,17 +85,18 @@ fn digit(nibble: u8) -> u8 {
 }
 
 impl Index {
-    /// Adds an entry or gives it a new size; it was last used at `used_ms`.
+    /// Adds an entry or gives it a new size; it was last used at `used_ms`. Whoever asked for it before it was
+    /// replaced may be about to open it all the same.
     pub fn insert(&mut self, place: &Place, len: u64, used_ms: u64) {
+        let key = Key::new(place);
+        let old = self.slots.get(&key).copied();
         let slot = Slot {
             bytes: footprint(len),
             used_ms,
-            asked: false,
+            asked: old.is_some_and(|old| old.asked),
         };
-        if let Some(old) = self.slots.insert(Key::new(place), slot) {
-            self.bytes -= old.bytes;
-        }
-        self.bytes += slot.bytes;
+        self.slots.insert(key, slot);
+        self.bytes = self.bytes - old.map_or(0, |old| old.bytes) + slot.bytes;
     }
 
     /// Adds an entry that a scan found, unless it is known already: what is known is newer.

@@ -60,6 +60,14 @@ fn used_ms(stat: &Stat) -> u64 {
     u64::try_from(seconds).unwrap_or(0).saturating_mul(1000)
 }
 
+/// Bytes of what can be an entry: a file or a symlink.
+pub fn content_len(stat: &Stat) -> Option<u64> {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile | FileType::Symlink => u64::try_from(stat.st_size).ok(),
+        _ => None,
+    }
+}
+
 impl Store {
     /// Adds everything on the disk to the index. Meant to run beside everything else: lookups do not
     /// need the index. Ends early when the store is stopped.
@@ -99,11 +107,7 @@ impl Store {
             Err(Errno::NOENT) => return Ok(()),
             Err(e) => return Err(e.into()),
         };
-        if matches!(
-            FileType::from_raw_mode(stat.st_mode),
-            FileType::RegularFile | FileType::Symlink
-        ) {
-            let len = u64::try_from(stat.st_size).unwrap_or(0);
+        if let Some(len) = content_len(&stat) {
             self.state().index.insert_found(place, len, used_ms(&stat));
         }
         Ok(())

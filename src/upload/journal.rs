@@ -54,11 +54,13 @@ impl Journal {
             place: *place,
             mode,
             bytes: 0,
+            ino: 0,
         };
         let name = file_name(&item);
         rustix::fs::linkat(at, path, dir, &name, AtFlags::empty())?;
         let stat = rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW)?;
         item.bytes = u64::try_from(stat.st_size).unwrap_or(0);
+        item.ino = stat.st_ino;
         Ok(item)
     }
 
@@ -105,6 +107,7 @@ fn load(dir: BorrowedFd<'_>) -> io::Result<Vec<Item>> {
         match parse(name.to_bytes()) {
             Some(mut item) if matches!(kind, FileType::RegularFile | FileType::Symlink) => {
                 item.bytes = u64::try_from(stat.st_size).unwrap_or(0);
+                item.ino = stat.st_ino;
                 items.push(item);
             }
             _ => log::warn!("{name:?} in the upload journal is none of ours: left alone"),
@@ -120,7 +123,7 @@ fn file_name(item: &Item) -> String {
     )
 }
 
-/// The item that a file name states, without its length.
+/// The item that a file name states, without what only the file knows.
 fn parse(name: &[u8]) -> Option<Item> {
     let name = std::str::from_utf8(name).ok()?;
     let mut parts = name.splitn(4, '-');
@@ -135,6 +138,7 @@ fn parse(name: &[u8]) -> Option<Item> {
         place: Place { sig, digits },
         mode,
         bytes: 0,
+        ino: 0,
     };
     ((1..=4).contains(&item.place.digits) && file_name(&item) == name).then_some(item)
 }
@@ -148,7 +152,7 @@ mod tests {
         #[test]
         fn a_name_gives_its_item_back(seq: u64, digits in 1u8..=4, mode in 0u32..=0o777, sig in "[0-9a-f]{32,128}") {
             let place = Place { sig: Signature::parse(sig.as_bytes()).unwrap(), digits };
-            let item = Item { seq, place, mode, bytes: 0 };
+            let item = Item { seq, place, mode, bytes: 0, ino: 0 };
             prop_assert_eq!(parse(file_name(&item).as_bytes()), Some(item));
         }
 

@@ -26,6 +26,8 @@ pub struct Item {
     pub mode: u32,
     /// Its length.
     pub bytes: u64,
+    /// The file's number on the backing disk.
+    pub ino: u64,
 }
 
 /// Who is to blame for a failure.
@@ -181,9 +183,9 @@ impl Queue {
         self.failures > 0
     }
 
-    /// Whether the upload is not done.
-    pub fn contains(&self, seq: u64) -> bool {
-        self.slots.contains_key(&seq)
+    /// Whether the upload is not done and has not failed either.
+    pub fn is_untried(&self, seq: u64) -> bool {
+        self.slots.get(&seq).is_some_and(|slot| slot.tries == 0)
     }
 
     /// Uploads not done.
@@ -263,6 +265,7 @@ mod tests {
             place: Place { sig, digits: 2 },
             mode: 0o644,
             bytes: 10,
+            ino: 1,
         }
     }
 
