@@ -5,6 +5,7 @@
 //! thread. A handler that panics answers EIO and is counted; the event loop goes on.
 
 mod convert;
+mod hands;
 mod passthrough;
 
 use std::collections::HashMap;
@@ -28,6 +29,7 @@ use crate::fs::dirs::DirHandle;
 use crate::fs::setattr::Changes;
 use crate::fs::{Caller, Fs, Kernel, Looked};
 use convert::{absent_attr, attr, error, kind, stamp};
+pub use hands::Hands;
 pub use passthrough::Passthrough;
 
 /// Generations are not needed: a number is not used again while the kernel knows the inode that had it.
@@ -46,6 +48,7 @@ const STACK_DEPTH: u32 = 2;
 pub struct FuseFs {
     fs: Arc<Fs>,
     passthrough: Arc<Passthrough>,
+    hands: Arc<Hands>,
     dirs: Mutex<HashMap<u64, Arc<DirHandle>>>,
     next_dir: AtomicU64,
     sync: bool,
@@ -53,10 +56,11 @@ pub struct FuseFs {
 
 impl FuseFs {
     /// Speaks FUSE for `fs`. With `sync`, a rename onto an entry's name is answered once its upload was tried.
-    pub fn new(fs: Arc<Fs>, passthrough: Arc<Passthrough>, sync: bool) -> Self {
+    pub fn new(fs: Arc<Fs>, passthrough: Arc<Passthrough>, hands: Arc<Hands>, sync: bool) -> Self {
         Self {
             fs,
             passthrough,
+            hands,
             dirs: Mutex::default(),
             next_dir: AtomicU64::new(1),
             sync,
@@ -65,10 +69,12 @@ impl FuseFs {
 
     /// Runs a handler. If it panics, its reply is dropped on the way, which answers EIO.
     fn guard(&self, handler: impl FnOnce()) {
+        self.hands.enter();
         if catch_unwind(AssertUnwindSafe(handler)).is_err() {
             self.fs.stats().panics.one();
             log::error!("bug: a file system operation panicked and was answered with EIO");
         }
+        self.hands.leave();
     }
 
     fn dir(&self, fh: FileHandle) -> Option<Arc<DirHandle>> {

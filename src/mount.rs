@@ -7,6 +7,7 @@ mod controls;
 mod threads;
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +23,7 @@ use crate::control::mounts::MountTable;
 use crate::control::server::Server;
 use crate::fetch::{self, Fetch};
 use crate::fs::{self, Fs};
-use crate::fuse::{FuseFs, Invalidator, Passthrough};
+use crate::fuse::{FuseFs, Hands, Invalidator, Passthrough};
 use crate::name::PRIVATE_DIR;
 use crate::remote::breaker::{Breaker, BreakerOptions};
 use crate::remote::retry::{Retry, RetryOptions};
@@ -124,6 +125,7 @@ struct Parts {
     uploads: Arc<Uploads>,
     stats: Arc<Stats>,
     passthrough: Arc<Passthrough>,
+    hands: Arc<Hands>,
     drain_millis: AtomicU64,
     /// Asked once: unmount. Asked again: do not drain.
     stop: Stop,
@@ -141,6 +143,9 @@ impl Mount {
         let fs = Arc::new(parts.file_system()?);
         let session = parts.session(&fs)?;
         fs.set_kernel(Box::new(Invalidator(session.notifier())));
+        parts
+            .hands
+            .set_device(session.as_fd().try_clone_to_owned()?);
 
         let mut helpers = Threads::default();
         let mut uploaders = Threads::default();
@@ -248,6 +253,7 @@ impl Parts {
             drain_millis: AtomicU64::new(millis(config.drain_timeout)),
             started: clock.now(),
             passthrough: Arc::new(Passthrough::new(off)),
+            hands: Arc::new(Hands::new(config.event_threads)?),
             fetch: Arc::new(fetch),
             uploads: Arc::new(uploads),
             stop: Stop::new()?,
@@ -281,7 +287,8 @@ impl Parts {
 
     fn session(&self, fs: &Arc<Fs>) -> Result<Session<FuseFs>, MountError> {
         let sync = self.config.push == Push::Sync;
-        let fuse = FuseFs::new(fs.clone(), self.passthrough.clone(), sync);
+        let (passthrough, hands) = (self.passthrough.clone(), self.hands.clone());
+        let fuse = FuseFs::new(fs.clone(), passthrough, hands, sync);
         Session::new(fuse, &self.config.mountpoint, &self.kernel_options()).map_err(|source| {
             MountError::Kernel {
                 what: format!("cannot mount FUSE on {}", self.config.mountpoint.display()),
@@ -416,6 +423,8 @@ fn spawn_keepers(threads: &mut Threads, parts: &Arc<Parts>, fs: &Arc<Fs>) -> io:
     threads.spawn("evict", move || {
         store.run_evictor(&|place| evicting.evict(place));
     })?;
+    let hands = parts.hands.clone();
+    threads.spawn("hands", move || hands.run_watch())?;
     let store = parts.store.clone();
     threads.spawn("scan", move || {
         if let Err(e) = store.scan() {
@@ -429,9 +438,7 @@ fn spawn_keepers(threads: &mut Threads, parts: &Arc<Parts>, fs: &Arc<Fs>) -> io:
     threads.spawn("probe", move || {
         while !parts.over.asked() {
             parts.remote.probe();
-            if let Err(e) =
-                sys::poll_readable(&[std::os::fd::AsFd::as_fd(&parts.over)], Some(PROBE_TICK))
-            {
+            if let Err(e) = sys::poll_readable(&[parts.over.as_fd()], Some(PROBE_TICK)) {
                 log::error!("the remote is not probed any more: {e}");
                 return;
             }

@@ -250,6 +250,19 @@ impl Event {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
+    /// Takes back that it is set.
+    pub fn clear(&self) {
+        let mut count = 0_u64;
+        // SAFETY: the buffer is the eight bytes that an eventfd gives. It fails when it is not set, which is as well.
+        unsafe {
+            libc::read(
+                self.0.as_raw_fd(),
+                std::ptr::from_mut(&mut count).cast(),
+                size_of::<u64>(),
+            )
+        };
+    }
+
     /// Sets it.
     pub fn set(&self) {
         let one = 1_u64;
