@@ -3,7 +3,7 @@
 //! `--help` and `--version` are answered before anything is read. A command succeeds in silence unless it was
 //! asked for something; what went wrong is one line on standard error that says what to do.
 //!
-//! To add a command: a child module with its `Args` and `run`, a variant of [`Command`], a line in [`run`].
+//! To add a command: a child module with its `Args` and `run`, a variant of `Command`, a line in [`run`].
 
 mod check;
 mod flush;
@@ -159,6 +159,18 @@ fn complain(text: impl Display) {
     let _ = writeln!(io::stderr(), "cachedirfs: {text}");
 }
 
+/// `1 object`, `2 objects`.
+fn plural(number: u64, noun: &str) -> String {
+    let s = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{s}")
+}
+
+/// `1 object is` or `2 objects are`, of those that a remote lacks.
+fn objects_are(number: u64) -> String {
+    let verb = if number == 1 { "is" } else { "are" };
+    format!("{} {verb}", plural(number, "object"))
+}
+
 /// `path` as the mount table has it: absolute and without symbolic links, also when a dead mount is at its end.
 fn real_path(path: &Path, cwd: &Path) -> PathBuf {
     let path: PathBuf = cwd.join(path).components().collect();
@@ -188,6 +200,13 @@ fn our_mount(mountpoint: &Path) -> Result<Mounted, String> {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn one_is_singular() {
+        assert_eq!(objects_are(1), "1 object is");
+        assert_eq!(objects_are(2), "2 objects are");
+        assert_eq!(plural(0, "byte"), "0 bytes");
+    }
 
     #[test]
     fn the_definitions_hold_together() {

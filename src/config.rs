@@ -1,7 +1,7 @@
 //! Configuration: from a remote, a mountpoint and `-o` options to a [`Config`] that is valid.
 //!
 //! The options stand in one table, [`options::OPTIONS`]: parsing, `--help` and the test against the man page are all
-//! derived from it. To add an option: a field in [`Config`], a field in [`Draft`], a line in the table.
+//! derived from it. To add an option: a field in [`Config`], a field in `Draft`, a line in the table.
 //!
 //! Nothing here reads the environment, opens a file or asks the machine anything: what has to be known of it comes
 //! in as a [`Host`]. No value of an option is ever a secret itself, only the name of the file that holds it, since
@@ -318,7 +318,8 @@ impl Draft {
 /// in an option outweigh the token in the environment.
 fn remote_options(typed: RemoteOptions, host: &Host) -> RemoteOptions {
     let absolute = |file: Option<PathBuf>| file.map(|f| host.cwd.join(f));
-    let named = typed.basic_file.is_some() || typed.bearer_file.is_some();
+    let named =
+        typed.basic_file.is_some() || typed.bearer_file.is_some() || typed.netrc_file.is_some();
     RemoteOptions {
         basic_file: absolute(typed.basic_file),
         bearer_file: absolute(typed.bearer_file),

@@ -32,6 +32,11 @@ pub trait Controlled: Send + Sync {
     /// How many of the objects that were pushed before `mark` was taken are not on the remote yet.
     fn pending_before(&self, mark: u64) -> u64;
 
+    /// Whether waiting for them makes sense at all.
+    fn uploads(&self) -> bool {
+        true
+    }
+
     /// From now on an unmount waits this long for uploads, instead of what was configured.
     fn set_drain_timeout(&self, timeout: Duration);
 

@@ -208,6 +208,10 @@ fn log_end(config: &Config, summary: &Summary) {
     let mountpoint = config.mountpoint.display();
     match summary.pending_left {
         0 => log::info!("{mountpoint} is unmounted; everything pushed is on the remote"),
+        1 => log::warn!(
+            "{mountpoint} is unmounted; 1 object is not on the remote yet, it is kept in {} for the next mount",
+            config.backing.display()
+        ),
         left => log::warn!(
             "{mountpoint} is unmounted; {left} objects are not on the remote yet, they are kept in {} for the next mount",
             config.backing.display()

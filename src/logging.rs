@@ -1,6 +1,7 @@
 //! Where the log goes: standard error in the foreground, syslog in the background, or a file.
 //!
-//! Other crates are heard from `warn` on only, unless we are debugging: fuser reports every request.
+//! Other crates are heard from `warn` on only, unless we are debugging: fuser reports every request. Of fuser only
+//! errors are: it warns whenever somebody else unmounts, which is how a mount ends.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -89,13 +90,19 @@ fn filtered(options: &LogOptions) -> Builder {
     } else {
         level.min(LevelFilter::Warn)
     };
+    let fuser = if level >= LevelFilter::Debug {
+        level
+    } else {
+        level.min(LevelFilter::Error)
+    };
     builder
         .filter_level(others)
+        .filter_module("fuser", fuser)
         .filter_module("cachedirfs", level);
     if let (None, Some(filter)) = (options.level, &options.filter) {
         builder = Builder::new();
         builder
-            .filter_module("fuser", LevelFilter::Warn)
+            .filter_module("fuser", LevelFilter::Error)
             .parse_filters(filter);
     }
     builder
@@ -144,9 +151,11 @@ mod tests {
             hears(&usual, "cachedirfs::fetch", Level::Info)
                 && !hears(&usual, "cachedirfs", Level::Debug)
         );
+        assert!(hears(&usual, "rustls", Level::Warn) && !hears(&usual, "rustls", Level::Info));
         assert!(
-            hears(&usual, "fuser::session", Level::Warn)
-                && !hears(&usual, "fuser::session", Level::Info)
+            hears(&usual, "fuser::session", Level::Error)
+                && !hears(&usual, "fuser::session", Level::Warn),
+            "it warns of every unmount by others"
         );
         let debug = LogOptions {
             level: Some(LevelFilter::Debug),

@@ -83,10 +83,7 @@ pub struct Summary {
 }
 
 /// Opens the remote that a configuration names, without decorators; the mount is not needed for it.
-pub fn open_remote(
-    config: &Config,
-    _clock: &Arc<dyn Clock>,
-) -> Result<Arc<dyn Remote>, MountError> {
+pub fn open_remote(config: &Config) -> Result<Arc<dyn Remote>, MountError> {
     Ok(remote::open(
         config.remote.as_given(),
         &remote_options(config)?,
@@ -246,7 +243,7 @@ impl Parts {
             times,
             send,
         );
-        let off = (!config.passthrough).then(|| "switched off (nopassthrough)".to_owned());
+        let off = no_passthrough(&config).map(str::to_owned);
         let parts = Self {
             drain_millis: AtomicU64::new(millis(config.drain_timeout)),
             started: clock.now(),
@@ -443,10 +440,10 @@ fn spawn_keepers(threads: &mut Threads, parts: &Arc<Parts>, fs: &Arc<Fs>) -> io:
 }
 
 fn spawn_uploaders(threads: &mut Threads, parts: &Arc<Parts>) -> io::Result<()> {
-    let workers = if parts.config.ro {
-        0
-    } else {
-        parts.config.upload_threads
+    // What an earlier mount left pending stays so.
+    let workers = match parts.config.push {
+        Push::Off => 0,
+        Push::On | Push::Sync => parts.config.upload_threads,
     };
     // No room in between: what is not being uploaded stays in the queue, where it can be superseded.
     let (send, receive) = crossbeam_channel::bounded::<Item>(0);
@@ -459,6 +456,14 @@ fn spawn_uploaders(threads: &mut Threads, parts: &Arc<Parts>) -> io::Result<()> 
         threads.spawn("upload", move || uploads.run_dispatcher(send))?;
     }
     Ok(())
+}
+
+/// Why there can be no passthrough, as far as that is known before a file is opened.
+fn no_passthrough(config: &Config) -> Option<&'static str> {
+    if !config.passthrough {
+        return Some("switched off (nopassthrough)");
+    }
+    (!sys::may_administer()).then_some("it takes root (CAP_SYS_ADMIN)")
 }
 
 /// What the whole process needs: modes as they are asked for, and as many descriptors as it may have. The umask

@@ -22,6 +22,7 @@ pub mod retry;
 mod scripted;
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,6 +98,9 @@ pub enum RemoteError {
     /// The remote refuses us: 401, 403, EACCES. Retrying needs a change of credentials or rights.
     #[error("{0}")]
     Refused(String),
+    /// We refuse the remote: its certificate is not one to be believed. Works later if it gets another.
+    #[error("{0}")]
+    Untrusted(String),
     /// What it sent is not what was pushed: wrong hash, signature, length, format.
     #[error("{0}")]
     Corrupt(String),
@@ -133,7 +137,7 @@ impl RemoteError {
     pub fn into_io(self) -> io::Error {
         let kind = match self {
             Self::Transient(_) | Self::Busy(..) | Self::Local(_) => io::ErrorKind::Other,
-            Self::Refused(_) => io::ErrorKind::PermissionDenied,
+            Self::Refused(_) | Self::Untrusted(_) => io::ErrorKind::PermissionDenied,
             Self::Corrupt(_) => io::ErrorKind::InvalidData,
             Self::Full(_) => io::ErrorKind::StorageFull,
             Self::Misconfigured(_) => io::ErrorKind::InvalidInput,
@@ -150,6 +154,7 @@ impl RemoteError {
             Self::Transient(cause) => Self::Transient(say(cause)),
             Self::Busy(cause, wait) => Self::Busy(say(cause), wait),
             Self::Refused(cause) => Self::Refused(say(cause)),
+            Self::Untrusted(cause) => Self::Untrusted(say(cause)),
             Self::Corrupt(cause) => Self::Corrupt(say(cause)),
             Self::Full(cause) => Self::Full(say(cause)),
             Self::Misconfigured(cause) => Self::Misconfigured(say(cause)),
@@ -190,6 +195,13 @@ impl From<ObjectError> for RemoteError {
             ObjectError::Store(cause) => Self::from_io(cause),
         }
     }
+}
+
+/// The directory that a URL of the scheme `file` names, as [`open`] reads it.
+pub fn directory(url: &str) -> Option<PathBuf> {
+    let url = options::parse_url(url).ok()?;
+    let is_file = url.scheme() == "file";
+    is_file.then(|| url.to_file_path().ok()).flatten()
 }
 
 /// The remote that `url` names. **The only list of schemes.**

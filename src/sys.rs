@@ -30,6 +30,15 @@ pub fn effective_uid() -> u32 {
     unsafe { libc::geteuid() }
 }
 
+/// Whether this process has CAP_SYS_ADMIN in effect; taken for granted where /proc does not tell.
+pub fn may_administer() -> bool {
+    const CAP_SYS_ADMIN: u32 = 21;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
+    let bits = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    bits.is_none_or(|bits| bits & (1 << CAP_SYS_ADMIN) != 0)
+}
+
 /// The number of a user by name, from the user database.
 pub fn user_id(name: &str) -> Option<u32> {
     let name = CString::new(name).ok()?;

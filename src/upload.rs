@@ -80,7 +80,7 @@ impl Uploads {
     ) -> std::io::Result<Self> {
         let (journal, left) = Journal::open(store.pending_dir())?;
         if !left.is_empty() {
-            log::info!("{} uploads are left from before", left.len());
+            log::info!("uploads left from before: {}", left.len());
         }
         let mut queue = Queue::default();
         for item in left {
@@ -270,9 +270,10 @@ impl Uploads {
     fn failed(&self, item: &Item, error: &RemoteError) {
         let blame = match error {
             RemoteError::Unsupported(_) => return self.give_up(item, error),
-            RemoteError::Transient(_) | RemoteError::Busy(..) | RemoteError::Refused(_) => {
-                Blame::Remote
-            }
+            RemoteError::Transient(_)
+            | RemoteError::Busy(..)
+            | RemoteError::Refused(_)
+            | RemoteError::Untrusted(_) => Blame::Remote,
             _ => Blame::Object,
         };
         self.stats.upload_errors.one();

@@ -234,6 +234,8 @@ fn what_the_daemon_works_with_must_not_be_inside_the_mount() {
     assert!(mount(&r, place.0.path().to_str().unwrap()).contains("inside the backing directory"));
     assert!(mount(&format!("file://{m}/r"), "/nonexistent").contains("inside the mountpoint"));
     assert!(mount(&r, &place.text("r")).contains("not apart"));
+    let spelled = format!("file://{}", place.text("%72"));
+    assert!(mount(&spelled, &place.text("r")).contains("not apart"));
     std::os::unix::fs::symlink(&m, place.path("link")).unwrap();
     assert!(mount(&r, &place.text("link")).contains("inside the mountpoint"));
 }

@@ -1,7 +1,10 @@
 //! The mounted file system as any program sees it.
 
+mod certificate;
 mod fsx;
 mod kill9;
 mod loopback;
+mod owners;
 mod pjdfstest;
 mod stop;
+mod users;

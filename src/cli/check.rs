@@ -11,7 +11,7 @@ use crate::mount;
 use crate::remote::{Content, Put, Remote, RemoteError};
 use crate::signature::{Meta, Signature};
 
-use super::{Env, Exit, Failure, say};
+use super::{Env, Exit, Failure, plural, say};
 
 const CONTENT: &[u8] = b"Written by `cachedirfs check`. It can be removed.\n";
 
@@ -32,7 +32,7 @@ pub(super) fn run(args: &Args, env: &Env) -> Result<Exit, Failure> {
     let config = Config::unmounted(&args.remote, &args.options, &env.host)
         .map_err(|err| Failure::new(Exit::Usage, err))?;
     let clock = SystemClock::shared();
-    let remote = mount::open_remote(&config, &clock).map_err(|err| {
+    let remote = mount::open_remote(&config).map_err(|err| {
         Failure::new(Exit::Failed, format!("cannot use {}: {err}", config.remote))
     })?;
     say(format_args!("checking {}", remote.describe()));
@@ -167,7 +167,8 @@ fn list(remote: &dyn Remote, _probe: &Signature) -> Result<String, RemoteError> 
         objects += 1;
         bytes = bytes.saturating_add(listed.size);
     })?;
-    Ok(format!("{objects} objects, {bytes} bytes as stored"))
+    let (objects, bytes) = (plural(objects, "object"), plural(bytes, "byte"));
+    Ok(format!("{objects}, {bytes} as stored"))
 }
 
 fn advice(err: &RemoteError) -> &'static str {
@@ -177,6 +178,9 @@ fn advice(err: &RemoteError) -> &'static str {
         }
         RemoteError::Refused(_) => {
             "Credentials or rights: see -o bearer_file=, basic_file=, netrc_file=; -o ro if it is meant to be read only."
+        }
+        RemoteError::Untrusted(_) => {
+            "Mounting works, with misses until the server has a certificate that is trusted here."
         }
         RemoteError::Corrupt(_) => {
             "Something changes or invents objects: a proxy, another layout= or format=, another key_file=."

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::control::client::Client;
 
-use super::{Env, Exit, Failure, complain, our_mount, real_path};
+use super::{Env, Exit, Failure, complain, objects_are, our_mount, real_path};
 
 /// Wait until everything pushed so far is on the remote
 ///
@@ -35,8 +35,9 @@ pub(super) fn run(args: &Args, env: &Env) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     complain(format_args!(
-        "{}: {left} objects are not on the remote yet; uploading goes on, see: cachedirfs status",
-        mountpoint.display()
+        "{}: {} not on the remote yet; see: cachedirfs status {0}",
+        mountpoint.display(),
+        objects_are(left)
     ));
     Ok(Exit::Failed)
 }

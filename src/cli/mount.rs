@@ -31,13 +31,13 @@ pub(super) fn run(args: &Args, env: &Env) -> Result<Exit, Failure> {
     let mountpoint = real_path(&args.mountpoint, &env.host.cwd);
     let config = Config::new(&args.remote, &mountpoint, &args.options, &env.host)
         .map_err(|err| Failure::new(Exit::Usage, err))?;
-    let warnings =
+    let warning =
         preflight::check(&config, env.path.as_deref()).map_err(|why| cannot(&config, why))?;
-    warnings.iter().for_each(complain);
+    let mounted = || warning.iter().for_each(complain);
     if args.foreground {
-        foreground(config, env)
+        foreground(config, env, mounted)
     } else {
-        background(config)
+        background(config, mounted)
     }
 }
 
@@ -48,22 +48,27 @@ fn cannot(config: &Config, why: impl std::fmt::Display) -> Failure {
     )
 }
 
-fn foreground(config: Config, env: &Env) -> Result<Exit, Failure> {
+fn foreground(config: Config, env: &Env, mounted: impl FnOnce()) -> Result<Exit, Failure> {
     logging::start(&config.log, env.audience()).map_err(|err| cannot(&config, err))?;
     let supervisor = Supervisor::new(env.notify_socket.clone());
     let shown = config.clone();
-    let served = daemon::serve(config, SystemClock::shared(), &supervisor, || Ok(()));
+    let ready = || {
+        mounted();
+        Ok(())
+    };
+    let served = daemon::serve(config, SystemClock::shared(), &supervisor, ready);
     served.map_err(|err| cannot(&shown, err))?;
     Ok(Exit::Done)
 }
 
-fn background(config: Config) -> Result<Exit, Failure> {
+fn background(config: Config, mounted: impl FnOnce()) -> Result<Exit, Failure> {
     let side = daemon::split()
         .map_err(|err| cannot(&config, format!("cannot go into the background: {err}")))?;
     match side {
         Side::Starter(starter) => starter.wait().map_err(|why| cannot(&config, why))?,
         Side::Daemon(messenger) => return Ok(serve_in_background(config, messenger)),
     }
+    mounted();
     Ok(Exit::Done)
 }
 

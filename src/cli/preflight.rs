@@ -12,33 +12,31 @@ use crate::config::Config;
 use crate::control::mounts::{MountTable, Mounted};
 use crate::sys;
 
+use super::complain;
 use super::umount::detach;
 
 /// Names shown of a mountpoint that is not empty.
 const NAMES_SHOWN: usize = 3;
 
-/// Checks everything; returns what is worth a warning, or why it cannot be mounted.
-pub(super) fn check(config: &Config, path: Option<&OsStr>) -> Result<Vec<String>, String> {
-    let mut warnings = Vec::new();
+/// Checks everything; returns what is worth a warning once it is mounted, or why it cannot be.
+pub(super) fn check(config: &Config, path: Option<&OsStr>) -> Result<Option<String>, String> {
     let mountpoint = &config.mountpoint;
-    warnings.extend(make_way(mountpoint)?);
+    make_way(mountpoint)?;
     is_directory(mountpoint)?;
     apart(config)?;
     fuse_device()?;
     if config_is_for_user() {
         user_may_mount(config.allow_other, path)?;
     }
-    warnings.extend(not_empty(mountpoint));
-    Ok(warnings)
+    Ok(not_empty(mountpoint))
 }
 
 fn config_is_for_user() -> bool {
     sys::effective_uid() != 0
 }
 
-/// A living mount of ours is in the way; a dead one is detached.
-fn make_way(mountpoint: &Path) -> Result<Option<String>, String> {
-    let mut warning = None;
+/// A living mount of ours is in the way; a dead one is detached, which is said at once since it is done.
+fn make_way(mountpoint: &Path) -> Result<(), String> {
     while let Some(mounted) = topmost(mountpoint)?.filter(Mounted::is_ours) {
         if !is_dead(mountpoint) {
             return Err(format!(
@@ -53,13 +51,13 @@ fn make_way(mountpoint: &Path) -> Result<Option<String>, String> {
                 mounted.source
             )
         })?;
-        warning = Some(format!(
+        complain(format_args!(
             "detached a dead mount of {} from {}",
             mounted.source,
             mountpoint.display()
         ));
     }
-    Ok(warning)
+    Ok(())
 }
 
 fn topmost(mountpoint: &Path) -> Result<Option<Mounted>, String> {
@@ -107,7 +105,7 @@ fn apart(config: &Config) -> Result<(), String> {
             "it is inside the backing directory {shown}; choose another with -o backing=DIR"
         ));
     }
-    let Some(remote) = config.remote.local_dir().map(would_be) else {
+    let Some(remote) = config.remote.local_dir().map(|dir| would_be(&dir)) else {
         return Ok(());
     };
     if remote.starts_with(mountpoint) {

@@ -9,7 +9,7 @@ use crate::control::client::{Client, ClientError, Ending};
 use crate::control::mounts::Mounted;
 use crate::sys;
 
-use super::{Env, Exit, Failure, complain, our_mount, real_path};
+use super::{Env, Exit, Failure, complain, objects_are, our_mount, real_path};
 
 /// Unmount, and wait for what was pushed to reach the remote
 #[derive(clap::Args)]
@@ -62,7 +62,8 @@ fn report(mountpoint: &Path, left: Option<u64>) {
     match left {
         Some(0) => {}
         Some(left) => complain(format_args!(
-            "{shown}: {left} objects are not on the remote yet; they are kept and go with the next mount"
+            "{shown}: {} not on the remote yet; what is left is kept and goes with the next mount",
+            objects_are(left)
         )),
         None => complain(format_args!(
             "{shown}: its daemon ended without a word; what was not uploaded is kept and goes with the next mount"

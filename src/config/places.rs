@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::{ConfigError, Host};
+use crate::remote;
 
 /// Where root's caches go.
 const ROOT_CACHES: &str = "/var/cache/cachedirfs";
@@ -51,11 +52,8 @@ impl RemoteUrl {
     }
 
     /// The directory of a `file:` remote, to see whether it is in the way of the mount.
-    pub fn local_dir(&self) -> Option<&Path> {
-        self.0
-            .strip_prefix("file://")
-            .filter(|p| p.starts_with('/'))
-            .map(Path::new)
+    pub fn local_dir(&self) -> Option<PathBuf> {
+        remote::directory(&self.0)
     }
 }
 
@@ -194,6 +192,16 @@ mod tests {
         ] {
             assert!(RemoteUrl::new(url).is_ok(), "{url}");
         }
+    }
+
+    #[test]
+    fn the_directory_of_a_file_remote_is_the_one_that_is_opened() {
+        let dir = |url: &str| RemoteUrl(url.into()).local_dir();
+        assert_eq!(dir("file:///a%20b/c"), Some("/a b/c".into()));
+        assert_eq!(dir("file:///a/../b"), Some("/b".into()));
+        assert_eq!(dir("file://localhost/a"), Some("/a".into()));
+        assert_eq!(dir("https://host/a"), None);
+        assert_eq!(dir("nonsense"), None);
     }
 
     #[test]

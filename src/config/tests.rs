@@ -211,16 +211,14 @@ fn neither_debug_nor_the_mount_table_shows_a_secret() {
     );
     assert_eq!(config.remote.as_given(), "https://s3cret@h/p?sig=s3cret");
     assert!(config.remote_options.bearer.is_some());
-    let named = Config::new(
-        "https://h/p",
-        Path::new("/m"),
-        &["basic_file=f".into()],
-        &host,
-    );
-    assert!(
-        named.unwrap().remote_options.bearer.is_none(),
-        "an option outweighs the environment"
-    );
+    for option in ["basic_file", "bearer_file", "netrc_file"] {
+        let options = [format!("{option}=f")];
+        let named = Config::new("https://h/p", Path::new("/m"), &options, &host);
+        assert!(
+            named.unwrap().remote_options.bearer.is_none(),
+            "{option} outweighs the environment"
+        );
+    }
 }
 
 #[test]

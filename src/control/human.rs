@@ -78,8 +78,13 @@ impl Status {
             return "nothing".into();
         }
         let oldest = span(self.pending.oldest_seconds);
+        let fate = if self.push == "off" {
+            "; kept for the next mount that uploads"
+        } else {
+            ""
+        };
         format!(
-            "{}, the oldest for {oldest}",
+            "{}, the oldest for {oldest}{fate}",
             counted(self.pending.objects, self.pending.bytes)
         )
     }
@@ -91,11 +96,11 @@ impl Status {
             " (still counting)"
         };
         format!(
-            "{} of {} ({}%){filling}, {} entries, at least {} left free, in {}",
+            "{} of {} ({}%){filling}, {}, at least {} left free, in {}",
             bytes(self.bytes_used),
             bytes(self.limit),
             percent(self.bytes_used, self.limit.max(1)),
-            grouped(self.entries),
+            numbered(self.entries, "entry", "entries"),
             bytes(self.min_free),
             self.backing,
         )
@@ -104,19 +109,19 @@ impl Status {
     fn trouble(&self) -> Option<String> {
         let c = &self.counters;
         let kinds = [
-            (c.failed_fetches, "failed fetches"),
-            (c.late_fetches, "late fetches"),
-            (c.upload_errors, "upload errors"),
-            (c.given_up, "uploads given up"),
-            (c.corrupt, "corrupt objects"),
-            (c.no_room, "objects without room"),
-            (c.diverged, "divergent pushes"),
-            (c.panics, "panics"),
+            (c.failed_fetches, "failed fetch", "failed fetches"),
+            (c.late_fetches, "late fetch", "late fetches"),
+            (c.upload_errors, "upload error", "upload errors"),
+            (c.given_up, "upload given up", "uploads given up"),
+            (c.corrupt, "corrupt object", "corrupt objects"),
+            (c.no_room, "object without room", "objects without room"),
+            (c.diverged, "divergent push", "divergent pushes"),
+            (c.panics, "panic", "panics"),
         ];
         let said: Vec<_> = kinds
             .iter()
-            .filter(|(n, _)| *n > 0)
-            .map(|(n, what)| format!("{} {what}", grouped(*n)))
+            .filter(|(n, ..)| *n > 0)
+            .map(|(n, one, many)| numbered(*n, one, many))
             .collect();
         (!said.is_empty()).then(|| said.join(", "))
     }
@@ -132,6 +137,11 @@ impl Status {
 
 fn row(f: &mut fmt::Formatter<'_>, name: &str, text: &str) -> fmt::Result {
     writeln!(f, "  {name:<8} {text}")
+}
+
+fn numbered(number: u64, one: &str, many: &str) -> String {
+    let what = if number == 1 { one } else { many };
+    format!("{} {what}", grouped(number))
 }
 
 fn counted(objects: u64, size: u64) -> String {
@@ -233,6 +243,23 @@ mod tests {
             "2 (2.0 KiB), the oldest for 1 min 1 s",
             "trouble  9 failed fetches\n",
             "down for 12 s",
+        ] {
+            assert!(text.contains(part), "{part} in:\n{text}");
+        }
+        let one = Status {
+            entries: 1,
+            push: "off".into(),
+            counters: Snapshot {
+                diverged: 1,
+                ..Snapshot::default()
+            },
+            ..status
+        };
+        let text = one.to_string();
+        for part in [
+            " 1 entry, ",
+            "trouble  1 divergent push\n",
+            "1 min 1 s; kept for the next mount that uploads\n",
         ] {
             assert!(text.contains(part), "{part} in:\n{text}");
         }

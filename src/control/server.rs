@@ -1,7 +1,7 @@
 //! The mount's end of the control socket: one loop over all connections, in one thread.
 //!
 //! Connections are bounded in number and in time, and nothing here blocks on a client: one that never sends is
-//! dropped after [`PATIENCE`] or when its place is needed, one that never reads has its answer dropped.
+//! dropped after `PATIENCE` or when its place is needed, one that never reads has its answer dropped.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -163,7 +163,12 @@ impl Server {
                 false
             }
             Request::Flush { timeout_ms } => {
-                let until = now.saturating_add(Duration::from_millis(timeout_ms));
+                let patience = if self.controlled.uploads() {
+                    Duration::from_millis(timeout_ms)
+                } else {
+                    Duration::ZERO
+                };
+                let until = now.saturating_add(patience);
                 connection.state = State::Flushing {
                     mark: self.controlled.mark(),
                     until,

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Parts, millis};
+use crate::config::Push;
 use crate::control::{Controlled, Pending, Status};
 use crate::remote::Remote;
 
@@ -48,6 +49,10 @@ impl Controlled for Controls {
 
     fn pending_before(&self, mark: u64) -> u64 {
         self.0.uploads.pending_before(mark)
+    }
+
+    fn uploads(&self) -> bool {
+        self.0.config.push != Push::Off
     }
 
     fn set_drain_timeout(&self, timeout: Duration) {

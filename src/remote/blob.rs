@@ -188,8 +188,9 @@ impl<B: Blobs> BlobRemote<B> {
             (Format::Raw, Meta::File { .. }) => Payload::raw(ours.meta, content, ours.hash),
             (Format::Raw, Meta::Symlink) => {
                 return Err(RemoteError::Unsupported(
-                    "raw objects cannot be symlinks".to_owned(),
-                ));
+                    "a raw object cannot be a symbolic link; format=object can".to_owned(),
+                )
+                .during(&self.doing("put", &ours.sig)));
             }
         };
         payload.map_err(RemoteError::from)

@@ -3,13 +3,13 @@
 //! A dead remote must not cost every lookup its timeout. While the breaker is open, one call at a time is
 //! let through as a probe, after a delay that grows with each failure; its success closes the breaker for all.
 //!
-//! What counts as a failure is that the remote could not be asked: transport errors, timeouts, 5xx, 429, and
-//! on reading 401 and 403. A refused *write* does not count, or read-only credentials would cost all hits;
+//! What counts as a failure is that the remote could not be asked: transport errors, timeouts, certificates,
+//! 5xx, 429, and on reading 401 and 403. A refused *write* does not count, or read-only credentials would cost all hits;
 //! nor does a corrupt object, a full disk or a failure of our own.
 //!
 //! The outermost order is `Retry(Breaker(remote))`: each attempt counts, and an open breaker ends retrying.
 //!
-//! This module knows no kind of remote. [`Machine`] is the plain state; the lock around it is never held
+//! This module knows no kind of remote. `Machine` is the plain state; the lock around it is never held
 //! over a call.
 
 use std::io::{self, Read};
@@ -341,10 +341,12 @@ impl Fault {
 
     fn on_write(error: &RemoteError) -> Outcome {
         match error {
-            RemoteError::Transient(_) | RemoteError::Busy(..) => Outcome::Failed {
-                reason: error.to_string(),
-                wait: error.retry_after(),
-            },
+            RemoteError::Transient(_) | RemoteError::Busy(..) | RemoteError::Untrusted(_) => {
+                Outcome::Failed {
+                    reason: error.to_string(),
+                    wait: error.retry_after(),
+                }
+            }
             RemoteError::Local(_) => Outcome::Unknown,
             RemoteError::Refused(_)
             | RemoteError::Corrupt(_)

@@ -116,7 +116,7 @@ pub struct RemoteOptions {
     pub basic_file: Option<PathBuf>,
     /// A file that holds a bearer token.
     pub bearer_file: Option<PathBuf>,
-    /// A bearer token.
+    /// A bearer token from the environment (CACHEDIRFS_BEARER_TOKEN): used when nothing else is said.
     pub bearer: Option<Secret>,
     /// Certificate authorities (PEM) that are trusted besides the system's.
     pub ca_file: Option<PathBuf>,
@@ -155,13 +155,10 @@ impl RemoteOptions {
                 "a key needs format=object: raw objects cannot be authenticated".to_owned(),
             );
         }
-        let given = [
-            self.basic_file.is_some(),
-            self.bearer_file.is_some(),
-            self.bearer.is_some(),
-        ];
-        if given.iter().filter(|given| **given).count() > 1 {
-            return wrong("credentials: give one of basic-file, bearer-file, bearer".to_owned());
+        if self.basic_file.is_some() && self.bearer_file.is_some() {
+            return wrong(
+                "credentials: give one of basic_file and bearer_file, not both".to_owned(),
+            );
         }
         Ok(())
     }
@@ -263,7 +260,6 @@ mod tests {
 
     #[test]
     fn options_that_contradict_each_other_are_refused() {
-        let secret = Some(Secret::new("t"));
         let file = || Some(PathBuf::from("f"));
         let base = RemoteOptions::default;
         assert!(base().check().is_ok());
@@ -278,7 +274,7 @@ mod tests {
                 ..base()
             },
             RemoteOptions {
-                bearer: secret,
+                bearer_file: file(),
                 basic_file: file(),
                 ..base()
             },

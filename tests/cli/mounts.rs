@@ -211,6 +211,12 @@ fn a_mountpoint_that_is_not_empty_is_mounted_over_with_a_warning() {
         "{said}"
     );
     ended(&place.command("umount", &[]), DONE);
+
+    let said = ended(&place.mount("key_file=/nonexistent/key"), MOUNT);
+    assert!(
+        said.contains("/nonexistent/key") && !said.contains("is not empty"),
+        "{said}"
+    );
 }
 
 /// A daemon that was killed leaves a mount that answers ENOTCONN to everybody.
@@ -305,6 +311,7 @@ fn a_log_file_gets_the_log_and_one_that_cannot_be_written_is_the_reason_why_not(
         log.contains("is mounted on") && log.contains("everything pushed is on the remote"),
         "{log}"
     );
+    assert!(!log.contains("WARN"), "{log}");
 }
 
 /// The token comes in by the environment; it must be in nothing that others can read.

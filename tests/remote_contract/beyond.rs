@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::cases::{Store, file, keyed, memory, plain, raw, served, tls};
 use super::{bytes, get, is_corrupt, noise, put, sig};
-use crate::support::servers::{BODY_MAX_MIB, Nginx, PASSWORD, Server, TOKEN, USER, program};
+use crate::support::servers::{BODY_MAX_MIB, Flaw, Nginx, PASSWORD, Server, TOKEN, USER, program};
 
 #[test]
 fn a_stopped_server_is_transient_and_quick() {
@@ -109,13 +109,43 @@ fn credentials_come_from_netrc_and_files() {
 }
 
 #[test]
-fn a_certificate_of_an_unknown_authority_is_not_trusted() {
-    let server = Server::nginx(Nginx::Tls);
-    let error = open(&server.url(), &plain())
-        .unwrap()
-        .exists(&sig("x"))
-        .unwrap_err();
-    assert!(error.to_string().contains("CA file"), "{error}");
+fn a_certificate_that_is_not_trusted_says_why_and_what_to_do() {
+    let why = |server: &Server, options: RemoteOptions| {
+        let remote = open(&server.url(), &options).unwrap();
+        let put = remote.put(&sig("x"), Meta::file(0o644), &bytes(b"x"));
+        assert!(matches!(put, Err(RemoteError::Untrusted(_))), "{put:?}");
+        match remote.exists(&sig("x")) {
+            Err(RemoteError::Untrusted(text)) => text,
+            other => panic!("{other:?}"),
+        }
+    };
+    let ca = |server: &Server| RemoteOptions {
+        ca_file: Some(server.ca()),
+        ..plain()
+    };
+    let unknown = why(&Server::nginx(Nginx::Tls), plain());
+    assert!(unknown.contains("-o ca_file=FILE"), "{unknown}");
+    for (flaw, says) in [
+        (Flaw::Expired, "renew the certificate"),
+        (Flaw::OtherName, "use a name in the URL"),
+        (Flaw::SelfSigned, "CA:FALSE"),
+    ] {
+        let server = Server::nginx(Nginx::BadTls(flaw));
+        let text = why(&server, ca(&server));
+        assert!(text.contains(says), "{flaw:?}: {text}");
+    }
+}
+
+/// What the hint for a self-signed certificate says, done.
+#[test]
+fn a_self_signed_certificate_that_is_no_authoritys_can_be_named_itself() {
+    let server = Server::nginx(Nginx::BadTls(Flaw::SelfSignedLeaf));
+    let options = RemoteOptions {
+        ca_file: Some(server.ca()),
+        ..plain()
+    };
+    let remote = open(&server.url(), &options).unwrap();
+    assert!(!remote.exists(&sig("x")).unwrap());
 }
 
 #[test]
@@ -277,4 +307,19 @@ fn an_object_that_the_server_takes_for_too_big_is_full() {
             .put(&sig(&n.to_string()), Meta::file(0o644), &content);
         assert!(matches!(put, Err(RemoteError::Full(_))), "{put:?}");
     }
+}
+
+#[test]
+fn a_raw_object_that_is_a_symlink_is_unsupported_and_says_what_can_hold_it() {
+    let case = file(raw());
+    let put = case
+        .remote
+        .put(&sig("link"), Meta::Symlink, &bytes(b"target"));
+    let Err(RemoteError::Unsupported(why)) = put else {
+        panic!("{put:?}")
+    };
+    assert!(
+        why.contains(sig("link").as_str()) && why.contains("format=object"),
+        "{why}"
+    );
 }

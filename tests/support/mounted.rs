@@ -97,6 +97,12 @@ impl Mounted {
         );
     }
 
+    /// `cachedirfs flush`: whether everything is on the remote.
+    pub(crate) fn try_flush(&self) -> bool {
+        let output = self.command(&["flush"], &["--timeout", "60"]);
+        output.status.success()
+    }
+
     /// `cachedirfs status --json`.
     #[track_caller]
     pub(crate) fn status(&self) -> serde_json::Value {

@@ -41,8 +41,21 @@ pub(crate) enum Nginx {
     Bearer,
     /// TLS with HTTP/2 and a certificate of our own authority; see [`Server::ca`].
     Tls,
+    /// TLS with a certificate that is wrong in one way.
+    BadTls(Flaw),
     /// Answers everything with the page of a login.
     Html,
+}
+
+/// What can be wrong with a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flaw {
+    Expired,
+    OtherName,
+    /// As `openssl req -x509` makes it: an authority's own.
+    SelfSigned,
+    /// `basicConstraints=CA:FALSE`: good for nobody but the one who trusts just it.
+    SelfSignedLeaf,
 }
 
 impl Server {
@@ -80,6 +93,14 @@ impl Server {
         }
     }
 
+    /// Gives an nginx another certificate, by the same authority and without a flaw.
+    pub(crate) fn renew_certificate(&mut self) {
+        self.stop();
+        sign(self.dir.path(), 2);
+        self.child = Some(spawn(nginx_command(self.dir.path()), self.dir.path()));
+        self.wait();
+    }
+
     /// nginx without a master process: one process to end.
     pub(crate) fn nginx(kind: Nginx) -> Self {
         Self::nginx_with(kind, "")
@@ -108,8 +129,11 @@ impl Server {
             Nginx::Html => {
                 rule = "default_type text/html; return 200 '<html>log in</html>';".to_owned();
             }
-            Nginx::Tls => {
+            Nginx::Tls | Nginx::BadTls(_) => {
                 certify(dir.path());
+                if let Nginx::BadTls(flaw) = kind {
+                    spoil(dir.path(), flaw);
+                }
                 listen = "ssl http2".to_owned();
                 rule = format!("ssl_certificate {at}/cert.pem; ssl_certificate_key {at}/key.pem;");
             }
@@ -131,13 +155,9 @@ impl Server {
              }}"
         );
         write(&dir, "nginx.conf", &config);
-        let mut command = Command::new(program("nginx", "nginx-light"));
-        command
-            .arg("-p")
-            .arg(dir.path())
-            .arg("-c")
-            .arg(dir.path().join("nginx.conf"));
-        let scheme = if kind == Nginx::Tls { "https" } else { "http" };
+        let command = nginx_command(dir.path());
+        let tls = matches!(kind, Nginx::Tls | Nginx::BadTls(_));
+        let scheme = if tls { "https" } else { "http" };
         Self::start(command, dir, port, scheme)
     }
 
@@ -218,15 +238,8 @@ impl Server {
         Self::start(command, dir, port, "http")
     }
 
-    fn start(mut command: Command, dir: TempDir, port: u16, scheme: &'static str) -> Self {
-        let output = File::create(dir.path().join("output")).unwrap();
-        command
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().unwrap())
-            .stderr(output);
-        let child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
+    fn start(command: Command, dir: TempDir, port: u16, scheme: &'static str) -> Self {
+        let child = spawn(command, dir.path());
         let mut server = Self {
             child: Some(child),
             port,
@@ -264,6 +277,27 @@ impl Drop for Server {
     }
 }
 
+fn spawn(mut command: Command, dir: &Path) -> Child {
+    let output = File::create(dir.join("output")).unwrap();
+    command
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().unwrap())
+        .stderr(output);
+    command
+        .spawn()
+        .unwrap_or_else(|error| panic!("start {command:?}: {error}"))
+}
+
+fn nginx_command(dir: &Path) -> Command {
+    let mut command = Command::new(program("nginx", "nginx-light"));
+    command
+        .arg("-p")
+        .arg(dir)
+        .arg("-c")
+        .arg(dir.join("nginx.conf"));
+    command
+}
+
 /// A folder with an empty root that a server of any user may write, and a free port.
 fn folder() -> (TempDir, u16) {
     let dir = TempDir::new().unwrap();
@@ -293,34 +327,63 @@ pub(crate) fn program(name: &str, package: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("{name} is missing: apt-get install {package}"))
 }
 
+/// What makes openssl make a key.
+const NEW_KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+
 /// An authority of our own (`ca.pem`) and a certificate for localhost by it.
 fn certify(dir: &Path) {
-    let openssl = |args: &str| {
-        let mut command = Command::new(program("openssl", "openssl"));
-        let done = command
-            .args(args.split(' '))
-            .current_dir(dir)
-            .output()
-            .unwrap();
-        assert!(
-            done.status.success(),
-            "openssl {args}: {}",
-            String::from_utf8_lossy(&done.stderr)
-        );
-    };
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-    openssl(&format!(
-        "req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=test-authority -days 2"
-    ));
-    openssl(&format!(
-        "req {key} -keyout key.pem -out request.pem -subj /CN=localhost"
-    ));
+    for args in [
+        "req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=test-authority -days 2",
+        "req {key} -keyout key.pem -out request.pem -subj /CN=localhost",
+    ] {
+        openssl(dir, &args.replace("{key}", NEW_KEY));
+    }
     fs::write(
         dir.join("names"),
         "subjectAltName=DNS:localhost,IP:127.0.0.1\n",
     )
     .unwrap();
-    openssl(
-        "x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 2 -extfile names",
+    sign(dir, 2);
+}
+
+/// Signs the certificate, for so many days.
+fn sign(dir: &Path, days: i32) {
+    let signed = "x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem";
+    openssl(dir, &format!("{signed} -days {days} -extfile names"));
+}
+
+/// Replaces the certificate by one with a flaw. A self-signed one is also [`Server::ca`].
+fn spoil(dir: &Path, flaw: Flaw) {
+    let own = format!(
+        "req -x509 {NEW_KEY} -keyout key.pem -out cert.pem -subj /CN=localhost -days 2 -addext subjectAltName=DNS:localhost"
+    );
+    match flaw {
+        Flaw::Expired => sign(dir, -1),
+        Flaw::OtherName => {
+            fs::write(dir.join("names"), "subjectAltName=DNS:elsewhere\n").unwrap();
+            sign(dir, 2);
+        }
+        Flaw::SelfSigned => openssl(dir, &own),
+        Flaw::SelfSignedLeaf => openssl(
+            dir,
+            &format!("{own} -addext basicConstraints=critical,CA:FALSE"),
+        ),
+    }
+    if matches!(flaw, Flaw::SelfSigned | Flaw::SelfSignedLeaf) {
+        fs::copy(dir.join("cert.pem"), dir.join("ca.pem")).unwrap();
+    }
+}
+
+fn openssl(dir: &Path, args: &str) {
+    let mut command = Command::new(program("openssl", "openssl"));
+    let done = command
+        .args(args.split(' '))
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    assert!(
+        done.status.success(),
+        "openssl {args}: {}",
+        String::from_utf8_lossy(&done.stderr)
     );
 }

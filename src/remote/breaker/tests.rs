@@ -208,3 +208,26 @@ fn corrupt_full_or_our_own_trouble_is_no_failure_of_the_remote() {
         assert!(breaker.trouble().is_none());
     }
 }
+
+/// Nobody can be asked behind a certificate that is not trusted, and only a probe finds out that it was renewed.
+#[test]
+fn a_certificate_that_is_not_trusted_opens_it_and_a_renewed_one_closes_it() {
+    let untrusted = || RemoteError::Untrusted("expired".to_owned());
+    for write in [false, true] {
+        let inner = Scripted::shared([Err(untrusted()), Err(untrusted()), Ok(true), Ok(true)]);
+        let (breaker, clock) = breaker(&inner, true);
+        if write {
+            assert!(breaker.delete(&sig()).is_err());
+        } else {
+            assert!(breaker.exists(&sig()).is_err());
+        }
+        assert!(breaker.trouble().is_some_and(|why| why.contains("expired")));
+        clock.sleep(SECOND * 2);
+        breaker.probe();
+        assert!(breaker.trouble().is_some(), "still not renewed");
+        clock.sleep(SECOND * 4);
+        breaker.probe();
+        assert!(breaker.trouble().is_none());
+        assert!(breaker.exists(&sig()).unwrap());
+    }
+}

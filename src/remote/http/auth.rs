@@ -1,5 +1,8 @@
-//! Credentials: from the URL, an option or a file, and fresh from the file when the server says 401
+//! Credentials: from a file, the URL or the environment, and fresh from the file when the server says 401
 //! (tokens are rotated while we run).
+//!
+//! What was said most plainly counts: `basic_file` or `bearer_file`; then the URL's user, whose password is in
+//! `netrc_file` where that is given; then what `netrc_file` has for the host; then the token in the environment.
 //!
 //! They leave this module only as a header of a request.
 
@@ -24,7 +27,8 @@ enum Source {
     Fixed,
     BasicFile(PathBuf),
     BearerFile(PathBuf),
-    Netrc(PathBuf, String),
+    /// A file, the host, and the user whose password is wanted, if not any.
+    Netrc(PathBuf, String, Option<Secret>),
 }
 
 /// What goes into one `Authorization` header.
@@ -60,42 +64,8 @@ impl Credentials {
 impl Auth {
     /// The credentials for `url`. Files are read now, so that a wrong one is known at once.
     pub(super) fn new(url: &Url, options: &RemoteOptions) -> Result<Self, RemoteError> {
-        let given = options.basic_file.is_some()
-            || options.bearer_file.is_some()
-            || options.bearer.is_some();
-        let in_url = !url.username().is_empty() || url.password().is_some();
-        if given && in_url {
-            let text = "credentials: give them in the URL or by an option, not both".to_owned();
-            return Err(RemoteError::Misconfigured(text));
-        }
-        let fixed = match &options.bearer {
-            Some(token) => {
-                Some(Credentials::bearer(token.reveal()).ok_or_else(|| malformed("bearer token"))?)
-            }
-            None if in_url => Some(from_url(url)),
-            None => None,
-        };
-        let host = url.host_str().unwrap_or_default().to_owned();
-        let source = match options {
-            _ if fixed.is_some() => Source::Fixed,
-            RemoteOptions {
-                basic_file: Some(file),
-                ..
-            } => Source::BasicFile(file.clone()),
-            RemoteOptions {
-                bearer_file: Some(file),
-                ..
-            } => Source::BearerFile(file.clone()),
-            RemoteOptions {
-                netrc_file: Some(file),
-                ..
-            } => Source::Netrc(file.clone(), host),
-            _ => Source::Fixed,
-        };
-        let current = match source.read()? {
-            Some(credentials) => Some(credentials),
-            None => fixed,
-        };
+        let (source, fixed) = Source::choose(url, options)?;
+        let current = source.read()?.or(fixed);
         Ok(Self {
             source,
             current: RwLock::new(current),
@@ -121,6 +91,32 @@ impl Auth {
 }
 
 impl Source {
+    /// Where they come from, and what they are if that is no file.
+    fn choose(
+        url: &Url,
+        options: &RemoteOptions,
+    ) -> Result<(Self, Option<Credentials>), RemoteError> {
+        let user = Some(url.username()).filter(|user| !user.is_empty());
+        let host = url.host_str().unwrap_or_default().to_owned();
+        if let Some(file) = &options.basic_file {
+            return Ok((Self::BasicFile(file.clone()), None));
+        }
+        if let Some(file) = &options.bearer_file {
+            return Ok((Self::BearerFile(file.clone()), None));
+        }
+        if let (Some(file), None) = (&options.netrc_file, url.password()) {
+            return Ok((Self::Netrc(file.clone(), host, user.map(decoded)), None));
+        }
+        if user.is_some() || url.password().is_some() {
+            return Ok((Self::Fixed, Some(from_url(url))));
+        }
+        let token = options.bearer.as_ref().map(|token| {
+            Credentials::bearer(token.reveal())
+                .ok_or_else(|| malformed("CACHEDIRFS_BEARER_TOKEN (want one token)"))
+        });
+        Ok((Self::Fixed, token.transpose()?))
+    }
+
     fn read(&self) -> Result<Option<Credentials>, RemoteError> {
         match self {
             Self::Fixed => Ok(None),
@@ -136,7 +132,17 @@ impl Source {
                     .map(Some)
                     .ok_or_else(|| malformed(&format!("{} (want one token)", path.display())))
             }
-            Self::Netrc(path, host) => Ok(netrc(&read(path)?, host)),
+            Self::Netrc(path, host, None) => Ok(netrc(&read(path)?, host, None)),
+            Self::Netrc(path, host, Some(user)) => {
+                let found = netrc(&read(path)?, host, Some(user.reveal()));
+                let lacks = || {
+                    RemoteError::Misconfigured(format!(
+                        "credentials: {} has no login at {host} for the user in the URL",
+                        path.display()
+                    ))
+                };
+                found.map(Some).ok_or_else(lacks)
+            }
         }
     }
 }
@@ -151,35 +157,61 @@ fn malformed(what: &str) -> RemoteError {
     RemoteError::Misconfigured(format!("credentials: malformed {what}"))
 }
 
+fn decoded(text: &str) -> Secret {
+    Secret::new(percent_decode_str(text).decode_utf8_lossy())
+}
+
 fn from_url(url: &Url) -> Credentials {
-    let decoded = |text| Secret::new(percent_decode_str(text).decode_utf8_lossy());
     Credentials::Basic(
         decoded(url.username()),
         decoded(url.password().unwrap_or_default()),
     )
 }
 
-/// The login for `host` in the text of a netrc file: that of its `machine`, or else of `default`.
-fn netrc(text: &str, host: &str) -> Option<Credentials> {
+/// The login for `host` in the text of a netrc file, that of `user` if one is wanted: of its `machine`, or else of `default`.
+fn netrc(text: &str, host: &str, user: Option<&str>) -> Option<Credentials> {
     let mut words = netrc_words(text);
-    let (mut ours, mut user, mut password) = (false, None, None);
+    let mut logins: Vec<Login<'_>> = Vec::new();
     while let Some(word) = words.next() {
-        match word {
-            "machine" | "default" if ours => break,
-            "machine" => ours = words.next() == Some(host),
-            "default" => ours = true,
-            "login" if ours => user = words.next(),
-            "password" if ours => password = words.next(),
-            "login" | "password" | "account" => {
+        match (word, logins.last_mut()) {
+            ("machine", _) => logins.push(Login::at(words.next())),
+            ("default", _) => logins.push(Login::at(None)),
+            ("login", Some(login)) => login.user = words.next(),
+            ("password", Some(login)) => login.password = words.next(),
+            ("login" | "password" | "account", _) => {
                 words.next();
             }
             _ => {}
         }
     }
+    let fits = |login: &&Login<'_>| {
+        login.machine.is_none_or(|machine| machine == host)
+            && login
+                .user
+                .is_some_and(|found| user.is_none_or(|wanted| wanted == found))
+    };
+    let login = logins.iter().find(fits)?;
     Some(Credentials::Basic(
-        Secret::new(user?),
-        Secret::new(password.unwrap_or_default()),
+        Secret::new(login.user?),
+        Secret::new(login.password.unwrap_or_default()),
     ))
+}
+
+/// One entry of a netrc file; without a machine it is the default.
+struct Login<'a> {
+    machine: Option<&'a str>,
+    user: Option<&'a str>,
+    password: Option<&'a str>,
+}
+
+impl<'a> Login<'a> {
+    fn at(machine: Option<&'a str>) -> Self {
+        Self {
+            machine,
+            user: None,
+            password: None,
+        }
+    }
 }
 
 /// Its words without comments and macros (`macdef NAME` up to the next empty line).
@@ -216,10 +248,55 @@ mod tests {
     fn netrc_finds_the_machine_and_else_the_default() {
         let text = "# mine\nmachine other login o password op\nmachine h\n\tlogin me account x password mp\n\
                     macdef init\nmachine h login bad\n\ndefault login d password dp\n";
-        assert_eq!(netrc(text, "h"), basic("me", "mp"));
-        assert_eq!(netrc(text, "other"), basic("o", "op"));
-        assert_eq!(netrc(text, "elsewhere"), basic("d", "dp"));
-        assert_eq!(netrc("machine h login me", "elsewhere"), None);
+        assert_eq!(netrc(text, "h", None), basic("me", "mp"));
+        assert_eq!(netrc(text, "other", None), basic("o", "op"));
+        assert_eq!(netrc(text, "elsewhere", None), basic("d", "dp"));
+        assert_eq!(netrc("machine h login me", "elsewhere", None), None);
+    }
+
+    /// `https://me@host` with a netrc file once sent an empty password.
+    #[test]
+    fn netrc_has_the_password_of_the_user_in_the_url() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let file = dir.path().join("netrc");
+        fs::write(
+            &file,
+            "machine h login you password yp\nmachine h password mp login m@e",
+        )
+        .unwrap();
+        let options = RemoteOptions {
+            netrc_file: Some(file),
+            bearer: Some(Secret::new("t")),
+            ..RemoteOptions::default()
+        };
+        let sent = |url| auth(url, &options).unwrap().current();
+        assert_eq!(sent("http://m%40e@h/"), basic("m@e", "mp"));
+        assert_eq!(sent("http://h/"), basic("you", "yp"));
+        let said = auth("http://him@h/", &options).unwrap_err().to_string();
+        assert!(
+            said.contains("netrc has no login at h") && !said.contains("him"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn an_option_outweighs_the_url_and_that_the_environment() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let file = dir.path().join("basic");
+        fs::write(&file, "a:b").unwrap();
+        let environment = RemoteOptions {
+            bearer: Some(Secret::new("t")),
+            ..RemoteOptions::default()
+        };
+        let sent = |url, options: &RemoteOptions| auth(url, options).unwrap().current();
+        let token = Some(Credentials::Bearer(Secret::new("t")));
+        assert_eq!(sent("http://h/", &environment), token);
+        assert_eq!(sent("http://u@h/", &environment), basic("u", ""));
+        let option = RemoteOptions {
+            basic_file: Some(file),
+            ..environment
+        };
+        assert_eq!(sent("http://u@h/", &option), basic("a", "b"));
     }
 
     #[test]
@@ -267,10 +344,14 @@ mod tests {
                     && !error.to_string().contains("s3cret")
             );
         }
-        let both = RemoteOptions {
-            bearer: Some(Secret::new("t")),
+        let token = RemoteOptions {
+            bearer: Some(Secret::new("s3cret and more")),
             ..RemoteOptions::default()
         };
-        assert!(auth("http://u:p@h/", &both).is_err());
+        let said = auth("http://h/", &token).unwrap_err().to_string();
+        assert!(
+            said.contains("CACHEDIRFS_BEARER_TOKEN") && !said.contains("s3cret"),
+            "{said}"
+        );
     }
 }
