@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, Mode};
+use rustix::fs::{AtFlags, FlockOperation, Mode};
 
 use crate::clock::Clock;
 use crate::name::Place;
@@ -95,7 +95,7 @@ pub struct Store {
     tmp: OwnedFd,
     pending: OwnedFd,
     writing: OwnedFd,
-    _lock: File,
+    lock: File,
     limits: Limits,
     prefix_digits: AtomicU8,
     privileged: bool,
@@ -134,7 +134,7 @@ impl Store {
             tmp: opened.tmp,
             pending: opened.pending,
             writing: opened.writing,
-            _lock: opened.lock,
+            lock: opened.lock,
             limits,
             prefix_digits: AtomicU8::new(opened.prefix_digits),
             privileged: rustix::process::geteuid().is_root(),
@@ -321,6 +321,16 @@ impl Store {
     fn discard_tmp(&self, name: &str) {
         if let Err(e) = rustix::fs::unlinkat(&self.tmp, name, AtFlags::empty()) {
             log::debug!("cannot remove the temporary file {name}: {e}");
+        }
+    }
+}
+
+impl Drop for Store {
+    /// Lets the next process have the directory at once: a child that somebody forks just now has our descriptor
+    /// too, until it becomes another program, and with it the lock.
+    fn drop(&mut self) {
+        if let Err(e) = rustix::fs::flock(&self.lock, FlockOperation::Unlock) {
+            log::debug!("cannot unlock {}: {e}", self.path.display());
         }
     }
 }

@@ -279,8 +279,12 @@ impl Uploads {
         self.stats.upload_errors.one();
         let mut state = self.state();
         let first = state.queue.failed(item.seq, blame, self.clock.now());
+        let outdated = state.queue.take_outdated(item.seq);
         let left = state.queue.len();
         drop(state);
+        if let Some(old) = outdated {
+            self.drop_item(&old);
+        }
         if first {
             log::warn!(
                 "cannot upload {} to {}: {error}; {left} are pending and will be tried again",

@@ -264,17 +264,23 @@ fn an_open_for_writing_and_a_rename_onto_an_entry_agree() {
     for n in 0..300 {
         let (ino, fh) = rig.create("a", 0o644, libc::O_WRONLY).unwrap();
         rig.fs.release(fh);
-        let opened = std::thread::scope(|scope| {
-            let opening = scope.spawn(|| rig.fs.open(ino, libc::O_WRONLY));
+        let opened: Vec<_> = std::thread::scope(|scope| {
+            let open = || rig.fs.open(ino, libc::O_WRONLY);
+            let opening: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
             rig.rename("a", &entry(n)).unwrap();
-            opening.join().unwrap()
+            let opened = opening.into_iter().map(|o| o.join().unwrap());
+            opened.flatten().collect()
         });
         let committed = rig
             .journal()
             .iter()
             .any(|name| name.contains(&entry(n)[3..]));
-        assert_ne!(opened.is_ok(), committed, "committed and open for writing");
-        if let Ok((fh, _)) = opened {
+        assert_eq!(
+            opened.is_empty(),
+            committed,
+            "committed and open for writing"
+        );
+        for (fh, _) in opened {
             rig.fs.release(fh);
         }
     }
@@ -379,6 +385,30 @@ fn a_second_push_supersedes_one_that_is_still_pending() {
     let (_, bytes) = rig.on_remote(&place(&entry(1)).sig).unwrap();
     assert_eq!(bytes, b"second");
     assert_eq!(rig.wire.puts.load(Ordering::SeqCst), 1);
+}
+
+/// The older content was tried again after the newer had been uploaded and counted as a divergence; or, worse, before.
+#[test]
+fn a_push_that_fails_while_a_second_one_waits_is_superseded_too() {
+    let rig = Rig::new();
+    rig.push(&entry(1), 0o644, b"first").unwrap();
+    rig.wire.hold();
+    std::thread::scope(|scope| {
+        let draining = scope.spawn(|| rig.drain());
+        rig.wire.wait_for_held(1);
+        rig.push(&entry(1), 0o644, b"second").unwrap();
+        rig.wire.set_down(true);
+        rig.wire.let_go();
+        let failed = || rig.stats.snapshot().upload_errors > 0 && rig.uploads.pending().count == 1;
+        wait_until("the first is given up", PATIENCE, failed);
+        rig.wire.set_down(false);
+        rig.clock.advance(Duration::from_secs(10));
+        draining.join().unwrap();
+    });
+    let (_, bytes) = rig.on_remote(&place(&entry(1)).sig).unwrap();
+    assert_eq!(bytes, b"second");
+    assert_eq!(rig.stats.snapshot().diverged, 0);
+    assert_eq!(rig.journal(), Vec::<String>::new());
 }
 
 #[test]
@@ -954,6 +984,25 @@ fn a_backing_directory_is_used_by_one_process_and_the_error_names_it() {
     assert!(error.contains("backing="), "{error}");
     rig.crash();
     open_again(&rig.backing()).unwrap();
+}
+
+/// A child that is forked has every descriptor until it becomes another program: a start in that moment said that
+/// the directory was used by a process that had let it go.
+#[test]
+fn a_backing_directory_is_free_at_once_while_children_are_started() {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::SeqCst) {
+                dead_pid();
+            }
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let opened = (0..200).map(|_| open_again(dir.path()).map(drop));
+        let opened = opened.collect::<Result<Vec<_>, _>>();
+        over.store(true, Ordering::SeqCst);
+        opened.unwrap();
+    });
 }
 
 #[test]

@@ -179,6 +179,17 @@ fn an_object_of_unknown_length_that_outgrows_the_limit_is_refused() {
     assert!(disk.store.has_room_for(2 << 20), "a promise is left");
 }
 
+/// Whoever waited for room when the mount ended got it without there being any.
+#[test]
+fn the_limit_holds_when_the_store_has_stopped() {
+    let disk = Disk::new(10 * UNIT);
+    for n in 0..10 {
+        disk.take_in(n, &BLOCK).unwrap();
+    }
+    disk.store.stop();
+    assert_eq!(disk.take_in(10, &BLOCK), None);
+}
+
 #[test]
 fn a_commit_never_replaces() {
     let disk = Disk::new(100 * UNIT);
@@ -249,6 +260,17 @@ fn entries_in_use_do_not_keep_others_from_eviction() {
         .store
         .evict_once(&|place| !in_use.contains(place) && disk.remove(place));
     assert!(freed >= 2 * UNIT, "{freed} bytes");
+}
+
+/// It counted as unasked after a chmod, and could be evicted from under whoever had just seen it.
+#[test]
+fn an_entry_that_was_asked_for_and_changes_is_still_in_use() {
+    let disk = Disk::new(10 * UNIT);
+    for n in 0..10 {
+        disk.take_in(n, &BLOCK).unwrap();
+        disk.store.added(&place(&entry(n)), 4096);
+    }
+    assert_eq!(disk.store.evict_once(&|place| disk.remove(place)), 0);
 }
 
 /// A clock that counts how often it is looked at.

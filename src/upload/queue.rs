@@ -170,6 +170,16 @@ impl Queue {
         }
     }
 
+    /// Takes out an upload that failed, if the same entry was pushed again since: the older content would only get in
+    /// the way of the newer.
+    pub fn take_outdated(&mut self, seq: u64) -> Option<Item> {
+        let place = self.slots.get(&seq)?.item.place;
+        if self.by_place.get(&place) == Some(&seq) {
+            return None;
+        }
+        self.take(seq)
+    }
+
     /// Forgets all waits: somebody wants it done now.
     pub fn retry_now(&mut self) {
         self.hold_until = Duration::ZERO;
@@ -354,6 +364,30 @@ mod tests {
         assert_eq!(queue.push(third, T0), None, "what is in flight stays");
         queue.done(2);
         assert_eq!(queue.next(T0), Next::Job(third));
+    }
+
+    #[test]
+    fn an_upload_that_fails_after_its_entry_was_pushed_again_is_not_tried_again() {
+        let mut queue = queue_of(1);
+        assert_eq!(queue.next(T0), Next::Job(item(1)));
+        let again = Item { seq: 2, ..item(1) };
+        queue.push(again, T0);
+        queue.failed(1, Blame::Object, T0);
+        assert_eq!(queue.take_outdated(1), Some(item(1)));
+        assert_eq!(queue.take_outdated(2), None, "it is the newest");
+        assert_eq!(queue.next(T0), Next::Job(again));
+        assert_eq!(queue.len(), 1);
+    }
+
+    /// Who waited for it was told after the second attempt, minutes later.
+    #[test]
+    fn an_upload_that_was_refused_is_not_untried() {
+        let mut queue = queue_of(1);
+        assert!(queue.is_untried(1));
+        assert_eq!(queue.next(T0), Next::Job(item(1)));
+        assert!(queue.is_untried(1), "it is under way");
+        queue.failed(1, Blame::Object, T0);
+        assert!(!queue.is_untried(1));
     }
 
     #[test]
