@@ -47,14 +47,14 @@ pub struct ManualClock(AtomicU64);
 impl ManualClock {
     /// Moves the clock on.
     pub fn advance(&self, by: Duration) {
-        let millis = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
-        self.0.fetch_add(millis, Ordering::SeqCst);
+        let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        self.0.fetch_add(nanos, Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Duration {
-        Duration::from_millis(self.0.load(Ordering::SeqCst))
+        Duration::from_nanos(self.0.load(Ordering::SeqCst))
     }
 
     fn wall(&self) -> SystemTime {

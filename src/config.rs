@@ -35,6 +35,9 @@ const FREE_SHARE: u8 = 5;
 /// Most event loops by default: more only compete for the kernel's request queue.
 const MAX_EVENT_THREADS: usize = 16;
 
+/// Fewest event loops: an operation that waits for the news of another one (a close) must not be in its way.
+const MIN_EVENT_THREADS: usize = 2;
+
 /// Everything that a mount needs to know, validated.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -294,7 +297,8 @@ impl Draft {
             upload_threads: self.upload_threads.unwrap_or(8),
             event_threads: self
                 .event_threads
-                .unwrap_or((2 * host.cpus).clamp(4, MAX_EVENT_THREADS)),
+                .unwrap_or((2 * host.cpus).clamp(4, MAX_EVENT_THREADS))
+                .max(MIN_EVENT_THREADS),
             remote_options: remote_options(self.remote, host),
             key_file: self.key_file.map(|file| host.cwd.join(file)),
             allow_other: self.allow_other.unwrap_or(host.uid == 0),

@@ -49,8 +49,8 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "fuse",
-        &["fetch", "fs"],
-        "fetch only for the outcome of one",
+        &["fetch", "fs", "sys"],
+        "fetch only for the outcome of one, sys for the doorbell of the event loops' watch",
     ),
     (
         "config",

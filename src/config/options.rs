@@ -97,7 +97,7 @@ pub static OPTIONS: &[OptionSpec] = &[
         "how long an unmount waits for uploads; the rest goes with the next mount", duration => drain_timeout),
     valued!("fetch_threads", "N", "16", "fetches at one time", threads => fetch_threads),
     valued!("upload_threads", "N", "8", "uploads at one time", threads => upload_threads),
-    valued!("event_threads", "N", "twice the processors, 4 to 16", "event loops", threads => event_threads),
+    valued!("event_threads", "N", "twice the processors, 4 to 16", "event loops, at least 2", threads => event_threads),
     of_remote!("layout", "upper|lower|flat", "upper",
         "how the remote's keys are made of signatures: XX/SIG, xx/SIG or SIG", str::parse => layout),
     of_remote!("format", "object|raw", "object",

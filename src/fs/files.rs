@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
 
@@ -26,6 +27,11 @@ const KERNELS_FLAGS: OFlags = OFlags::CREATE
     .union(OFlags::DIRECT)
     .union(OFlags::NOCTTY)
     .union(OFlags::NOATIME);
+
+/// Longest that we hear of a close after it has returned.
+const CLOSE_LAG: Duration = Duration::from_millis(250);
+/// How often it is seen whether we have heard of it.
+const CLOSE_TICK: Duration = Duration::from_micros(200);
 
 /// An open file.
 #[derive(Debug)]
@@ -174,6 +180,17 @@ impl Fs {
         let fh = self.next_handle.fetch_add(1, Ordering::Relaxed);
         self.handles.map().insert(fh, handle.clone());
         (fh, handle)
+    }
+
+    /// Waits a little for a file's writers to be gone. close(2) returns before we have heard of it: the kernel does not
+    /// wait for our answer to RELEASE. So whoever closes a file and moves it at once may be ahead of that news, and
+    /// a file that is whole would count as still being written. One that really is open is not waited for longer.
+    pub(super) fn let_writers_close(&self, ino: u64) {
+        let deadline = self.clock.now() + CLOSE_LAG;
+        let has_writers = || self.tree().get(ino).is_some_and(|node| node.writers > 0);
+        while has_writers() && self.clock.now() < deadline {
+            self.clock.sleep(CLOSE_TICK);
+        }
     }
 
     /// The last descriptor of a handle is closed. An entry that was written in place is committed when none is left

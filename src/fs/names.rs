@@ -116,6 +116,9 @@ impl Fs {
     pub fn link(&self, ino: u64, parent: u64, name: &OsStr) -> Result<Found, Errno> {
         let kind = self.name(parent, name)?;
         self.may_change(&kind)?;
+        if let Name::Entry(_) = kind {
+            self.let_writers_close(ino);
+        }
         let mut tree = self.tree_mut();
         let node = tree.get(ino);
         let unfinished = node.is_some_and(|n| n.writers > 0 || n.unsealed.is_some());
@@ -158,6 +161,7 @@ impl Fs {
         if flags.contains(RenameFlags::WHITEOUT) {
             return Err(Errno::INVAL);
         }
+        self.let_arrivals_close(from, to, flags)?;
         let mut tree = self.tree_mut();
         let (from_kind, to_kind) = (name_in(&tree, from.0, from.1)?, name_in(&tree, to.0, to.1)?);
         self.may_change(&from_kind)?;
@@ -216,6 +220,28 @@ impl Fs {
         let seq = self.settle(&mut tree, arrival, from_stat.st_ino);
         self.root_file_changed(&to_kind);
         Ok(seq)
+    }
+
+    /// Lets the writers of what is about to arrive on an entry's name close it.
+    fn let_arrivals_close(
+        &self,
+        from: (u64, &OsStr),
+        to: (u64, &OsStr),
+        flags: RenameFlags,
+    ) -> Result<(), Errno> {
+        let exchange = flags.contains(RenameFlags::EXCHANGE);
+        for (coming, arriving) in [(from, Some(to)), (to, exchange.then_some(from))] {
+            let Some(at) = arriving else { continue };
+            if let Name::Entry(_) = self.name(at.0, at.1)? {
+                let tree = self.tree();
+                let stat = self
+                    .spot_in(&tree, coming.0, coming.1)?
+                    .stat(self.store.root())?;
+                drop(tree);
+                self.let_writers_close(stat.st_ino);
+            }
+        }
+        Ok(())
     }
 
     /// Gives what was just made to whoever asked for it, as the kernel would have.
