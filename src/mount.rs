@@ -46,6 +46,8 @@ const FETCH_ATTEMPTS: u32 = 2;
 const LINGER: Duration = Duration::from_secs(2);
 /// How long uploads that are under way when the draining ends may still take.
 const LAST_UPLOADS: Duration = Duration::from_millis(500);
+/// Uploads have time: compressing and hashing gives way to the build that pushes.
+const UPLOAD_NICENESS: i32 = 10;
 /// How long threads that were told to end may take before they are left to the end of the process.
 const LAST_HELPERS: Duration = Duration::from_secs(1);
 
@@ -456,7 +458,10 @@ fn spawn_uploaders(threads: &mut Threads, parts: &Arc<Parts>) -> io::Result<()> 
     let (send, receive) = crossbeam_channel::bounded::<Item>(0);
     for n in 0..workers {
         let (uploads, jobs) = (parts.uploads.clone(), receive.clone());
-        threads.spawn(&format!("upload-{n}"), move || uploads.run_worker(&jobs))?;
+        threads.spawn(&format!("upload-{n}"), move || {
+            threads::give_way(UPLOAD_NICENESS);
+            uploads.run_worker(&jobs);
+        })?;
     }
     if workers > 0 {
         let uploads = parts.uploads.clone();

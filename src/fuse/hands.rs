@@ -4,8 +4,8 @@
 //! another thread, on a processor that sleeps: on a virtual machine that costs more than the request itself
 //! (a SCons hit took twice as long with four event loops as with one). So one event loop waits for requests, and
 //! the others are parked: they leave their handler only when they are needed. They are needed when requests
-//! pile up, which whoever takes one sees, and when a handler does not come back (a slow disk), which the
-//! watch sees within [`TICK`].
+//! wait although everybody is busy, be it that there are many or that a handler does not come back (a slow disk):
+//! the watch sees that within [`TICK`].
 //!
 //! Locks: `state` is the only one, and nothing slow is done while it is held.
 
@@ -68,29 +68,25 @@ impl Hands {
         })
     }
 
-    /// The session's device, to see whether requests pile up. Without it nobody is parked.
+    /// The session's device, to see whether requests wait. Without it nobody is parked.
     pub fn set_device(&self, device: OwnedFd) {
         if self.device.set(device).is_err() {
             log::error!("bug: the device was set twice");
         }
     }
 
-    /// An event loop took a request: calls another one if more are waiting.
+    /// An event loop took a request.
     pub(super) fn enter(&self) {
-        let Some(device) = self.device.get() else {
+        if self.device.get().is_none() {
             return;
-        };
+        }
         let mut state = self.state();
         state.reading = state.reading.saturating_sub(1);
         state.requests += 1;
         let ring = std::mem::take(&mut state.watch_sleeps);
-        let nobody_reads = state.reading == 0 && state.parked > state.calls;
         drop(state);
         if ring {
             self.doorbell.set();
-        }
-        if nobody_reads && is_ready(device, PollFlags::IN) {
-            self.call(&mut self.state());
         }
     }
 
@@ -144,7 +140,8 @@ impl Hands {
             let mut state = self.state();
             let stands_still = seen == Some(state.requests);
             seen = Some(state.requests);
-            if stands_still && state.reading == 0 {
+            let waiting = |device| is_ready(device, PollFlags::IN);
+            if state.reading == 0 && (stands_still || self.device.get().is_some_and(waiting)) {
                 self.call(&mut state);
             }
             calm = if stands_still && state.reading > 0 {
@@ -200,7 +197,7 @@ mod tests {
     use std::sync::Arc;
     use std::thread;
 
-    /// Hands over a device that is a pipe: readable when something was written to it.
+    /// Hands over a device that is a pipe: alive while somebody could write to it.
     fn hands(event_loops: usize) -> (Arc<Hands>, OwnedFd) {
         let (device, writer) = crate::sys::pipe().unwrap();
         let hands = Hands::new(event_loops).unwrap();
@@ -243,17 +240,6 @@ mod tests {
         drop(ReleaseOnDrop(&hands));
         first.join().unwrap();
         second.join().unwrap();
-    }
-
-    #[test]
-    fn one_is_called_when_requests_pile_up() {
-        let (hands, writer) = hands(2);
-        let parked = handle(&hands);
-        wait_for("one parked", || count(&hands) == (1, 1));
-        rustix::io::write(&writer, b"request").unwrap();
-        hands.enter();
-        parked.join().unwrap();
-        assert_eq!(count(&hands), (1, 0));
     }
 
     #[test]

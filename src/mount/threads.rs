@@ -48,6 +48,13 @@ pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Resu
     Builder::new().name(name.to_owned()).spawn(run)
 }
 
+/// Has this thread alone (nice(2) is per thread on Linux) give way to others.
+pub(super) fn give_way(niceness: i32) {
+    if let Err(e) = rustix::process::nice(niceness) {
+        log::debug!("cannot lower the priority of a thread: {e}");
+    }
+}
+
 /// Waits for its end.
 pub(super) fn join(thread: JoinHandle<()>) {
     let name = thread.thread().name().unwrap_or_default().to_owned();
