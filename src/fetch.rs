@@ -2,7 +2,8 @@
 //!
 //! [`Fetch::ask`] takes a waiter and returns at once; workers ask the remote, take the object into the store, and call
 //! every waiter. A waiter is told "not now" when the remote has not begun to answer within the lookup
-//! timeout; the fetch goes on and is there for the next who asks. Recent misses are remembered, so that SCons'
+//! timeout; the fetch goes on and is there for the next who asks. From then on nobody waits until the remote has answered
+//! something again: one lookup timeout is all that a hanging remote costs. Recent misses are remembered, so that SCons'
 //! repeated looks at an absent entry cost one request.
 //!
 //! This module does not know the kernel or the file system above it.
@@ -83,6 +84,8 @@ struct State {
     flights: HashMap<Place, Flight>,
     misses: LruCache<Signature, Duration>,
     jobs: Option<Sender<Place>>,
+    /// The remote was too late for somebody and has not answered anything since.
+    hangs: bool,
     /// The clock waits for somebody to wait. Otherwise it knows when to look again: who asks later is late later.
     clock_is_idle: bool,
 }
@@ -110,6 +113,7 @@ impl Fetch {
             flights: HashMap::new(),
             misses: LruCache::new(MISSES),
             jobs: Some(jobs),
+            hangs: false,
             clock_is_idle: false,
         };
         let state = Mutex::new(state);
@@ -153,25 +157,27 @@ impl Fetch {
     pub fn ask(&self, place: Place, waiter: Waiter) {
         let now = self.clock.now();
         let mut state = self.state();
+        if state.hangs {
+            // Nobody waits for a remote that hangs; one fetch at a time sees whether it still does.
+            if !state.flights.values().any(|flight| !flight.answering) {
+                state.begin(place);
+            }
+            drop(state);
+            self.stats.failed_fetches.one();
+            waiter(Outcome::Unknown);
+            return;
+        }
         if let Some(flight) = state.flights.get_mut(&place) {
             flight.waiters.push((now, waiter));
+        } else if state.begin(place) {
+            let flight = state.flights.entry(place).or_default();
+            flight.waiters.push((now, waiter));
         } else {
-            let accepted = state
-                .jobs
-                .as_ref()
-                .is_some_and(|jobs| jobs.try_send(place).is_ok());
-            if !accepted {
-                // Stopped, or more lookups wait than make sense.
-                drop(state);
-                self.stats.failed_fetches.one();
-                waiter(Outcome::Unknown);
-                return;
-            }
-            let flight = Flight {
-                waiters: vec![(now, waiter)],
-                answering: false,
-            };
-            state.flights.insert(place, flight);
+            // Stopped, or more lookups wait than make sense.
+            drop(state);
+            self.stats.failed_fetches.one();
+            waiter(Outcome::Unknown);
+            return;
         }
         if std::mem::take(&mut state.clock_is_idle) {
             self.changed.notify_all();
@@ -224,6 +230,9 @@ impl Fetch {
         loop {
             let late = self.late_waiters(self.clock.now());
             self.stats.late_fetches.add(late.len() as u64);
+            if !late.is_empty() {
+                self.set_hangs(true);
+            }
             for waiter in late {
                 waiter(Outcome::Unknown);
             }
@@ -242,6 +251,26 @@ impl Fetch {
                     drop(self.changed.wait(state));
                 }
             }
+        }
+    }
+
+    /// What is wrong with the remote as far as lookups can tell.
+    pub fn trouble(&self) -> Option<String> {
+        self.state()
+            .hangs
+            .then(|| format!("does not answer within {:?}", self.times.lookup_timeout))
+    }
+
+    fn set_hangs(&self, hangs: bool) {
+        let before = std::mem::replace(&mut self.state().hangs, hangs);
+        match (before, hangs) {
+            (false, true) => log::warn!(
+                "{} does not answer within {:?}: lookups are misses until it does",
+                self.remote.describe(),
+                self.times.lookup_timeout
+            ),
+            (true, false) => log::info!("{} answers again", self.remote.describe()),
+            _ => {}
         }
     }
 
@@ -268,7 +297,11 @@ impl Fetch {
         if self.is_stopped() {
             return Outcome::Unknown;
         }
-        match self.remote.get(&place.sig) {
+        let answer = self.remote.get(&place.sig);
+        if answer.is_ok() {
+            self.set_hangs(false);
+        }
+        match answer {
             Ok(None) => {
                 self.stats.misses.one();
                 Outcome::Absent
@@ -368,6 +401,18 @@ impl Fetch {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Hands a fetch to the workers; false if they take no more.
+    fn begin(&mut self, place: Place) -> bool {
+        let jobs = self.jobs.as_ref();
+        let accepted = jobs.is_some_and(|jobs| jobs.try_send(place).is_ok());
+        if accepted {
+            self.flights.insert(place, Flight::default());
+        }
+        accepted
     }
 }
 

@@ -737,13 +737,67 @@ fn a_late_remote_is_a_miss_and_what_it_sends_is_there_for_the_next_who_asks() {
     rig.wire.wait_for_held(1);
     rig.clock.advance(Duration::from_millis(60));
     assert_eq!(first.recv().unwrap(), Outcome::Unknown);
-    let second = rig.ask(at);
     rig.wire.let_go();
-    assert_eq!(second.recv().unwrap(), Outcome::Here);
+    wait_until("the late object is here", PATIENCE, || {
+        exists(&rig, &entry(1))
+    });
     assert_eq!(rig.read(&entry(1)).unwrap(), b"x");
     let counted = rig.stats.snapshot();
     assert_eq!((counted.late_fetches, counted.fetched), (1, 1));
     assert_eq!(rig.wire.gets.load(Ordering::SeqCst), 1);
+}
+
+/// With a remote that accepted and never answered, each lookup of a build waited for the lookup timeout.
+#[test]
+fn a_remote_that_hangs_costs_one_lookup_timeout_and_not_one_a_lookup() {
+    let mut settings = Settings::default();
+    settings.times.lookup_timeout = Duration::from_millis(50);
+    let rig = Rig::with(settings);
+    rig.wire.hold();
+    let first = rig.ask(place(&entry(1)));
+    rig.wire.wait_for_held(1);
+    rig.clock.advance(Duration::from_secs(60));
+    assert_eq!(first.recv().unwrap(), Outcome::Unknown);
+    assert!(rig.fetch.trouble().is_some());
+    // The clock stands still: whoever waited now would wait for ever.
+    for n in 1..100 {
+        assert_eq!(rig.ask(place(&entry(n))).recv().unwrap(), Outcome::Unknown);
+    }
+    assert_eq!(
+        rig.wire.gets.load(Ordering::SeqCst),
+        1,
+        "one sees whether it still hangs"
+    );
+
+    rig.wire.let_go();
+    wait_until("the remote is trusted again", PATIENCE, || {
+        rig.fetch.trouble().is_none()
+    });
+    assert_eq!(rig.ask(place(&entry(2))).recv().unwrap(), Outcome::Absent);
+}
+
+/// A remote that hung and then failed was asked again by a lookup that waited for it once more.
+#[test]
+fn after_a_hang_a_failing_remote_is_asked_again_without_anybody_waiting() {
+    let mut settings = Settings::default();
+    settings.times.lookup_timeout = Duration::from_millis(50);
+    let rig = Rig::with(settings);
+    rig.wire.hold();
+    let first = rig.ask(place(&entry(1)));
+    rig.wire.wait_for_held(1);
+    rig.clock.advance(Duration::from_secs(60));
+    assert_eq!(first.recv().unwrap(), Outcome::Unknown);
+    rig.wire.set_down(true);
+    rig.wire.let_go();
+    let gets = || rig.wire.gets.load(Ordering::SeqCst);
+    wait_until("it is asked again", PATIENCE, || {
+        assert_eq!(rig.ask(place(&entry(2))).recv().unwrap(), Outcome::Unknown);
+        gets() > 1
+    });
+    rig.wire.set_down(false);
+    wait_until("the remote is trusted again", PATIENCE, || {
+        rig.ask(place(&entry(3))).recv().unwrap() == Outcome::Absent
+    });
 }
 
 /// Thousands of queued lookups were worked off one by one while a mount ended.

@@ -38,7 +38,7 @@ impl Controlled for Controls {
             bytes_used: usage.bytes,
             limit: config.size,
             min_free: config.min_free,
-            remote_trouble: parts.remote.trouble(),
+            remote_trouble: parts.remote.trouble().or_else(|| parts.fetch.trouble()),
             index_complete: usage.complete,
         }
     }
