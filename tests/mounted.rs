@@ -1,5 +1,6 @@
 //! The mounted file system as any program sees it.
 
+mod bad;
 mod certificate;
 mod fsx;
 mod kill9;
