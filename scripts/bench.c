@@ -64,7 +64,7 @@ static void must(int result, const char *what, const char *path)
         err(1, "%s %s", what, path);
 }
 
-/* stat x2, lstat, stat x2, open, read, close, stat, listxattr, utimensat, stat: see FIELD.md. */
+/* stat x2, lstat, stat x2, open, read, close, stat, listxattr, utimensat, stat: as strace shows it of SCons. */
 static uint64_t hit(const char *path)
 {
     struct stat st;

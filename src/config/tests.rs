@@ -6,7 +6,7 @@ fn host() -> Host {
     Host {
         uid: 0,
         cpus: 2,
-        cwd: "/work".into(),
+        cwd: "/home/me".into(),
         home: Some("/home/me".into()),
         cache_home: None,
         runtime_dir: None,
@@ -42,7 +42,7 @@ fn error(options: &str) -> String {
 fn without_options_every_default_is_there() {
     let config = config("").unwrap();
     assert_eq!((config.size, config.min_free), (20 * GIB, GIB));
-    assert_eq!(config.mountpoint, Path::new("/work/mnt"));
+    assert_eq!(config.mountpoint, Path::new("/home/me/mnt"));
     assert!(
         config.backing.starts_with("/var/cache/cachedirfs"),
         "{:?}",
@@ -115,13 +115,13 @@ fn every_option_is_taken_to_heart() {
     assert_eq!(config.lookup_timeout, Duration::from_millis(500));
     assert_eq!(config.remote_options.layout, Layout::Lower);
     assert_eq!(config.remote_options.format, Format::Raw);
-    assert_eq!(config.key_file.as_deref(), Some(Path::new("/work/k")));
+    assert_eq!(config.key_file.as_deref(), Some(Path::new("/home/me/k")));
     assert_eq!(
         (config.uid, config.gid, config.umask),
         (Some(501), Some(502), Some(0o27))
     );
     assert!(!config.allow_other && !config.default_permissions && !config.passthrough);
-    assert_eq!(config.log.file.as_deref(), Some(Path::new("/work/l")));
+    assert_eq!(config.log.file.as_deref(), Some(Path::new("/home/me/l")));
     assert_eq!(config.fsname, "cache");
     assert_eq!(
         config.kernel,

@@ -1,4 +1,4 @@
-//! What SCons' own tests and its users expect of a CacheDir's root (FIELD.md section 1).
+//! What SCons' own tests and its users expect of a CacheDir's root.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;

@@ -1,7 +1,7 @@
 //! The reference: what the file system is to do, without a disk, a journal or a thread.
 //!
 //! A tree of nodes with hard links, what waits for its upload, what the remote holds, and the rules of
-//! `DESIGN.md` for entries. It is deliberately slow and short: a name is found by looking at every directory.
+//! cachedirfs(5) for entries. It is deliberately slow and short: a name is found by looking at every directory.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -12,7 +12,7 @@ use std::sync::Mutex;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Push(pub(crate) u64);
 
-/// How SCons names what it has not yet pushed: see FIELD.md section 1.
+/// How SCons names what it has not yet pushed: by version, a name beside the entry or a directory of its own.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Shape {
     /// 3.1 to 4.0: `XX/SIG.tmp<pid>`, and a chmod after the rename.

@@ -1,7 +1,7 @@
 //! Real SCons on a generated project, counting the commands that ran.
 //!
 //! Every command appends its target to a log outside of the tree. "Retrieved" lines are never counted:
-//! SCons prints them also for what it then builds (FIELD.md section 4).
+//! SCons prints them also for what it then builds.
 
 use std::collections::BTreeSet;
 use std::fs;

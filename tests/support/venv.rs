@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::support::{installed, test_tools};
 
-/// One version for each shape that SCons' CacheDir code has had: see FIELD.md.
+/// One version for each shape that SCons' CacheDir code has had.
 pub(crate) const VERSIONS: [&str; 6] = ["3.1.2", "4.0.1", "4.5.2", "4.8.1", "4.10.1", "4.11.1"];
 
 /// The version for tests that are not about versions.
