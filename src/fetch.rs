@@ -157,28 +157,25 @@ impl Fetch {
     pub fn ask(&self, place: Place, waiter: Waiter) {
         let now = self.clock.now();
         let mut state = self.state();
-        if state.hangs {
-            // Nobody waits for a remote that hangs; one fetch at a time sees whether it still does.
-            if !state.flights.values().any(|flight| !flight.answering) {
+        // Nobody waits for a remote that hangs; one fetch at a time sees whether it still does.
+        let flies = state.flights.contains_key(&place);
+        let accepted = if state.hangs {
+            if !flies && state.flights.values().all(|flight| flight.answering) {
                 state.begin(place);
             }
-            drop(state);
-            self.stats.failed_fetches.one();
-            waiter(Outcome::Unknown);
-            return;
-        }
-        if let Some(flight) = state.flights.get_mut(&place) {
-            flight.waiters.push((now, waiter));
-        } else if state.begin(place) {
-            let flight = state.flights.entry(place).or_default();
-            flight.waiters.push((now, waiter));
+            false
         } else {
-            // Stopped, or more lookups wait than make sense.
+            flies || state.begin(place)
+        };
+        if !accepted {
+            // The remote hangs, we are stopped, or more lookups wait than make sense.
             drop(state);
             self.stats.failed_fetches.one();
             waiter(Outcome::Unknown);
             return;
         }
+        let flight = state.flights.entry(place).or_default();
+        flight.waiters.push((now, waiter));
         if std::mem::take(&mut state.clock_is_idle) {
             self.changed.notify_all();
         }
