@@ -320,12 +320,8 @@ impl Filesystem for FuseFs {
                     .passthrough
                     .open(ino.0, || reply.open_backing(&handle.file));
                 match id {
-                    Ok(Some(id)) => reply.opened_passthrough(FileHandle(fh), PASSED, &id),
-                    Ok(None) => reply.opened(FileHandle(fh), CACHED),
-                    Err(e) => {
-                        self.fs.release(fh);
-                        reply.error(e.into());
-                    }
+                    Some(id) => reply.opened_passthrough(FileHandle(fh), PASSED, &id),
+                    None => reply.opened(FileHandle(fh), CACHED),
                 }
             }
             Err(e) => reply.error(error(e)),
@@ -351,14 +347,10 @@ impl Filesystem for FuseFs {
                         .passthrough
                         .open(shown.ino.0, || reply.open_backing(&handle.file));
                     match id {
-                        Ok(Some(id)) => {
+                        Some(id) => {
                             reply.created_passthrough(&ttl, &shown, GENERATION, fh, PASSED, &id);
                         }
-                        Ok(None) => reply.created(&ttl, &shown, GENERATION, fh, CACHED),
-                        Err(e) => {
-                            self.fs.release(fh.0);
-                            reply.error(e.into());
-                        }
+                        None => reply.created(&ttl, &shown, GENERATION, fh, CACHED),
                     }
                 }
                 Err(e) => reply.error(error(e)),

@@ -383,16 +383,16 @@ impl Parts {
     fn drain(&self, uploaders: &Threads) -> bool {
         let timeout = Duration::from_millis(self.drain_millis.load(Ordering::Relaxed));
         self.uploads.drain(timeout);
-        let deadline = self.clock.now() + timeout + LAST_UPLOADS;
+        let mut deadline = self.clock.now() + timeout + LAST_UPLOADS;
         let mut cut = false;
         while !uploaders.are_finished() {
             if self.stop.at_once() && !cut {
                 cut = true;
                 self.uploads.drain(Duration::ZERO);
+                deadline = self.clock.now() + LAST_UPLOADS;
             }
-            if self.clock.now() >= deadline || (cut && !uploaders.are_finished()) {
-                self.clock.sleep(LAST_UPLOADS);
-                return uploaders.are_finished();
+            if self.clock.now() >= deadline {
+                return false;
             }
             self.clock.sleep(DRAIN_TICK);
         }

@@ -26,8 +26,7 @@ fn c_path(path: &Path) -> io::Result<CString> {
 
 /// The effective user of this process.
 pub fn effective_uid() -> u32 {
-    // SAFETY: takes nothing, cannot fail.
-    unsafe { libc::geteuid() }
+    rustix::process::geteuid().as_raw()
 }
 
 /// Whether this process has CAP_SYS_ADMIN in effect; taken for granted where /proc does not tell.

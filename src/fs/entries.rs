@@ -119,14 +119,10 @@ impl Fs {
     }
 
     /// An entry that was written in place is closed: from now on it is whole.
-    pub(super) fn seal(&self, tree: &Tree, ino: u64, place: &Place) {
+    pub(super) fn seal(&self, ino: u64, place: &Place) {
         match self.place_spot(place).stat(self.store.root()) {
             Ok(stat) if stat.st_ino == ino => self.commit_in_place(place, &stat),
-            _ => log::debug!(
-                "{ino} of {} nodes is not at {} any more",
-                tree.len(),
-                place.sig
-            ),
+            _ => log::debug!("{ino} is not at {} any more", place.sig),
         }
         self.store.unmark_writing(place);
     }

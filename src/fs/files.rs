@@ -205,7 +205,7 @@ impl Fs {
             if whole { node.unsealed.take() } else { None }
         });
         if let Some(place) = place {
-            self.seal(&tree, handle.ino, &place);
+            self.seal(handle.ino, &place);
         }
         tree.closed(handle.ino, handle.writes);
         drop(tree);

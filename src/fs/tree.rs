@@ -203,16 +203,6 @@ impl Tree {
         }
         Some(parts.into_iter().rev().collect())
     }
-
-    /// Inodes known.
-    pub fn len(&self) -> usize {
-        self.nodes.len()
-    }
-
-    /// Never: the root is always known.
-    pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
-    }
 }
 
 #[cfg(test)]

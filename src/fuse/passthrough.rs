@@ -43,8 +43,7 @@ impl Passthrough {
 
     /// Goes on without. Inodes that are open stay as they are.
     pub(super) fn give_up(&self, why: &str) {
-        log::info!("no passthrough: {why}; reads and writes go through the daemon");
-        self.state().off = Some(why.to_owned());
+        self.state().give_up(why.to_owned());
     }
 
     /// One more handle of the inode: its backing id, made by `make` if it is the first; `None` without passthrough.
@@ -52,11 +51,11 @@ impl Passthrough {
         &self,
         ino: u64,
         make: impl FnOnce() -> io::Result<BackingId>,
-    ) -> io::Result<Option<Arc<BackingId>>> {
+    ) -> Option<Arc<BackingId>> {
         let mut state = self.state();
         if let Some((id, handles)) = state.open.get_mut(&ino) {
             *handles += 1;
-            return Ok(id.clone());
+            return id.clone();
         }
         let id = if state.off.is_some() {
             None
@@ -64,7 +63,7 @@ impl Passthrough {
             Self::try_make(&mut state, make)
         };
         state.open.insert(ino, (id.clone(), 1));
-        Ok(id)
+        id
     }
 
     fn try_make(
@@ -81,9 +80,7 @@ impl Passthrough {
                     )
                 );
                 if lasting {
-                    let why = format!("the kernel refuses it: {e}");
-                    log::info!("no passthrough: {why}; reads and writes go through the daemon");
-                    state.off = Some(why);
+                    state.give_up(format!("the kernel refuses it: {e}"));
                 }
                 None
             }
@@ -103,5 +100,12 @@ impl Passthrough {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn give_up(&mut self, why: String) {
+        log::info!("no passthrough: {why}; reads and writes go through the daemon");
+        self.off = Some(why);
     }
 }

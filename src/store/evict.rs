@@ -57,7 +57,7 @@ impl Store {
             return 0;
         }
         let mut freed = self.evict_bytes(want, RECENT, evict);
-        if freed < want && self.is_pressed() {
+        if freed < want && self.bytes_to_free() > 0 {
             freed += self.evict_bytes(want - freed, RECENT_UNDER_PRESSURE, evict);
         }
         self.changed.notify_all();
@@ -110,11 +110,6 @@ impl Store {
             0
         };
         over.max(self.limits.min_free.saturating_sub(self.disk_free()))
-    }
-
-    /// Whether the limit itself is reached, not only the mark where eviction begins.
-    fn is_pressed(&self) -> bool {
-        self.state().wanted() > self.high_mark() || self.disk_free() < self.limits.min_free
     }
 
     /// Bytes free on the backing file system. Unknown counts as plenty: a write will tell.
