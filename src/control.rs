@@ -80,8 +80,12 @@ pub struct Status {
     pub limit: u64,
     /// Bytes to be left free on its file system.
     pub min_free: u64,
-    /// What is wrong with the remote; absent when it is well.
+    /// `ok`; `failing`, `hangs` or `slow` while it is not asked.
+    pub remote_state: String,
+    /// Why it is not; absent when it is well.
     pub remote_trouble: Option<String>,
+    /// For how long it has not been asked; zero when it is well.
+    pub remote_since_seconds: u64,
     /// Whether all entries on disk are counted and known to eviction already.
     pub index_complete: bool,
 }

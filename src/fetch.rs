@@ -1,16 +1,19 @@
 //! Fetches: remote to store, one per entry however many wait for it.
 //!
 //! [`Fetch::ask`] takes a waiter and returns at once; workers ask the remote, take the object into the store, and call
-//! every waiter. A waiter is told "not now" when the remote has not begun to answer within the lookup
-//! timeout; the fetch goes on and is there for the next who asks. From then on nobody waits until the remote has answered
-//! something again: one lookup timeout is all that a hanging remote costs. Recent misses are remembered, so that SCons'
-//! repeated looks at an absent entry cost one request.
+//! every waiter. A waiter is told "not now" when the remote has not begun to answer in time, or when the content comes
+//! more slowly than it may; the fetch goes on and is there for the next who asks. What was waited for in vain
+//! comes out of a budget ([`patience`]); when that is spent, the remote is told ([`Remote::report`]), and while it is in
+//! trouble nobody waits at all. Who is late only because too many are before it says nothing about the remote.
+//! Recent misses are remembered, so that SCons' repeated looks at an absent entry cost one request.
 //!
 //! This module does not know the kernel or the file system above it.
 //!
 //! Locks: `state` is the only one; waiters are called, and disk and network used, without it.
 
-use std::collections::HashMap;
+mod flights;
+mod patience;
+
 use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -21,15 +24,25 @@ use lru::LruCache;
 
 use crate::clock::Clock;
 use crate::name::Place;
-use crate::remote::{Object, Remote, RemoteError};
+use crate::remote::pace::Pace;
+use crate::remote::{Ailment, Complaint, Object, Remote, RemoteError};
 use crate::signature::Signature;
 use crate::stats::Stats;
 use crate::store::Store;
+
+use flights::Flights;
+use patience::Patience;
 
 /// Fetches that may wait for a worker; beyond that, a lookup is answered "not now".
 pub const QUEUE: usize = 16 * 1024;
 /// Misses that are remembered; the oldest are forgotten and asked again.
 const MISSES: NonZeroUsize = NonZeroUsize::new(64 * 1024).expect("not zero");
+/// A content is judged over windows of this part of the lookup timeout: two are its silence and the proof of it.
+const WINDOWS: u32 = 2;
+/// How often contents are looked after: this part of the lookup timeout.
+const TICKS: u32 = 12;
+/// A miss that takes longer than this part of the lookup timeout was waited for in vain: it saves nothing.
+const SLOW_MISS: u32 = 3;
 /// Bytes moved at a time.
 const CHUNK: usize = 128 * 1024;
 
@@ -54,6 +67,8 @@ pub struct Times {
     pub negative_ttl: Duration,
     /// How long a lookup waits for the remote to begin to answer.
     pub lookup_timeout: Duration,
+    /// Bytes a second below which nobody waits for a content; 0 waits for whatever comes at all.
+    pub min_speed: u64,
 }
 
 /// Whose fault it is that an object could not be taken in.
@@ -81,22 +96,13 @@ pub struct Fetch {
 }
 
 struct State {
-    flights: HashMap<Place, Flight>,
+    flights: Flights,
     misses: LruCache<Signature, Duration>,
     jobs: Option<Sender<Place>>,
-    /// The remote was too late for somebody and has not answered anything since.
-    hangs: bool,
-    /// The clock waits for somebody to wait. Otherwise it knows when to look again: who asks later is late later.
-    clock_is_idle: bool,
-}
-
-/// One fetch under way.
-#[derive(Default)]
-struct Flight {
-    /// Waiters, and when each asked.
-    waiters: Vec<(Duration, Waiter)>,
-    /// The remote has begun to answer: the waiters stay until the end.
-    answering: bool,
+    patience: Patience,
+    /// The clock waits for somebody to wait. Otherwise it knows when to look again: who asks later is late later,
+    /// but for those who have less patience.
+    clock_looks_at: Option<Duration>,
 }
 
 impl Fetch {
@@ -110,11 +116,11 @@ impl Fetch {
         jobs: Sender<Place>,
     ) -> Self {
         let state = State {
-            flights: HashMap::new(),
+            flights: Flights::default(),
             misses: LruCache::new(MISSES),
             jobs: Some(jobs),
-            hangs: false,
-            clock_is_idle: false,
+            patience: Patience::new(times.lookup_timeout),
+            clock_looks_at: None,
         };
         let state = Mutex::new(state);
         Self {
@@ -147,36 +153,26 @@ impl Fetch {
 
     /// Whether somebody waits for an entry of that prefix directory.
     pub fn is_asked_in(&self, dir: &str) -> bool {
-        let waits = |flight: &Flight| !flight.waiters.is_empty();
-        let state = self.state();
-        let mut flights = state.flights.iter();
-        flights.any(|(place, flight)| waits(flight) && place.dir() == dir)
+        self.state().flights.is_asked_in(dir)
     }
 
     /// Calls `waiter` when the entry is here, known to be absent, or when that takes too long.
     pub fn ask(&self, place: Place, waiter: Waiter) {
+        let well = self.remote.trouble().is_none();
         let now = self.clock.now();
         let mut state = self.state();
-        // Nobody waits for a remote that hangs; one fetch at a time sees whether it still does.
-        let flies = state.flights.contains_key(&place);
-        let accepted = if state.hangs {
-            if !flies && state.flights.values().all(|flight| flight.answering) {
-                state.begin(place);
-            }
-            false
-        } else {
-            flies || state.begin(place)
-        };
+        let accepted = well && (state.flights.has(&place) || state.begin(place));
         if !accepted {
-            // The remote hangs, we are stopped, or more lookups wait than make sense.
+            // The remote is in trouble, we are stopped, or more lookups wait than make sense.
             drop(state);
             self.stats.failed_fetches.one();
             waiter(Outcome::Unknown);
             return;
         }
-        let flight = state.flights.entry(place).or_default();
-        flight.waiters.push((now, waiter));
-        if std::mem::take(&mut state.clock_is_idle) {
+        let until = now + state.patience.allowed(now);
+        state.flights.wait(place, now, until, waiter);
+        if state.clock_looks_at.is_none_or(|look| until < look) {
+            state.clock_looks_at = Some(until);
             self.changed.notify_all();
         }
     }
@@ -196,14 +192,10 @@ impl Fetch {
     pub fn stop(&self) {
         let mut state = self.state();
         state.jobs = None;
-        let waiting: Vec<_> = state
-            .flights
-            .values_mut()
-            .flat_map(|f| f.waiters.drain(..))
-            .collect();
+        let waiting = state.flights.take_all();
         drop(state);
         self.changed.notify_all();
-        for (_, waiter) in waiting {
+        for waiter in waiting {
             waiter(Outcome::Unknown);
         }
     }
@@ -224,66 +216,61 @@ impl Fetch {
 
     /// Tells waiters "not now" when their time is over, until [`Fetch::stop`].
     pub fn run_clock(&self) {
+        let tick = self.times.lookup_timeout / TICKS;
         loop {
-            let late = self.late_waiters(self.clock.now());
-            self.stats.late_fetches.add(late.len() as u64);
-            if !late.is_empty() {
-                self.set_hangs(true);
-            }
-            for waiter in late {
-                waiter(Outcome::Unknown);
-            }
+            self.dismiss_late();
             let mut state = self.state();
             if state.jobs.is_none() {
                 return;
             }
-            let next = state.flights.values().filter_map(Flight::asked_first).min();
-            match next {
-                Some(asked) => {
-                    let due = (asked + self.times.lookup_timeout).saturating_sub(self.clock.now());
-                    drop(self.changed.wait_timeout(state, due));
-                }
-                None => {
-                    state.clock_is_idle = true;
-                    drop(self.changed.wait(state));
-                }
+            let now = self.clock.now();
+            state.clock_looks_at = state.flights.next_look(now, tick);
+            match state.clock_looks_at {
+                Some(due) => drop(self.changed.wait_timeout(state, due.saturating_sub(now))),
+                None => drop(self.changed.wait(state)),
             }
         }
     }
 
-    /// What is wrong with the remote as far as lookups can tell.
-    pub fn trouble(&self) -> Option<String> {
-        self.state()
-            .hangs
-            .then(|| format!("does not answer within {:?}", self.times.lookup_timeout))
-    }
-
-    fn set_hangs(&self, hangs: bool) {
-        let before = std::mem::replace(&mut self.state().hangs, hangs);
-        match (before, hangs) {
-            (false, true) => log::warn!(
-                "{} does not answer within {:?}: lookups are misses until it does",
-                self.remote.describe(),
-                self.times.lookup_timeout
-            ),
-            (true, false) => log::info!("{} answers again", self.remote.describe()),
-            _ => {}
-        }
-    }
-
-    fn late_waiters(&self, now: Duration) -> Vec<Waiter> {
-        let mut late = Vec::new();
-        for flight in self.state().flights.values_mut().filter(|f| !f.answering) {
-            let waiters = std::mem::take(&mut flight.waiters);
-            for (asked, waiter) in waiters {
-                if now.saturating_sub(asked) >= self.times.lookup_timeout {
-                    late.push(waiter);
-                } else {
-                    flight.waiters.push((asked, waiter));
-                }
+    /// Tells those "not now" whose time is over, and all of them once there is no patience left.
+    fn dismiss_late(&self) {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let mut late = state.flights.take_late(now);
+        let mut last_straw = None;
+        for (from, complaint) in late.in_vain {
+            if state.patience.in_vain(from, now) {
+                last_straw = Some(complaint);
             }
         }
-        late
+        if last_straw.is_some() {
+            late.waiters.extend(state.flights.take_unanswered());
+        }
+        drop(state);
+        if let Some(complaint) = last_straw {
+            // First, so that whoever asks again at once does not wait again.
+            self.remote.report(complaint);
+        }
+        self.stats.late_fetches.add(late.waiters.len() as u64);
+        for waiter in late.waiters {
+            waiter(Outcome::Unknown);
+        }
+    }
+
+    /// The remote has just answered, or failed, too late to be of use.
+    fn was_in_vain(&self, place: &Place, reason: &str) {
+        let now = self.clock.now();
+        let mut state = self.state();
+        let from = state.flights.waiting_since(place);
+        let spent = from.is_some_and(|from| state.patience.in_vain(from, now));
+        drop(state);
+        if spent {
+            self.remote.report(Complaint {
+                ailment: Ailment::Hangs,
+                about: Some(place.sig),
+                reason: format!("lookups wait for nothing: {reason}"),
+            });
+        }
     }
 
     fn fetch(&self, place: &Place) -> Outcome {
@@ -294,22 +281,30 @@ impl Fetch {
         if self.is_stopped() {
             return Outcome::Unknown;
         }
-        let answer = self.remote.get(&place.sig);
-        if answer.is_ok() {
-            self.set_hangs(false);
-        }
-        match answer {
+        let began = self.clock.now();
+        self.state().flights.asked(place, began);
+        match self.remote.get(&place.sig) {
             Ok(None) => {
+                let took = self.clock.now().saturating_sub(began);
+                if took >= self.times.lookup_timeout / SLOW_MISS {
+                    self.was_in_vain(place, &format!("a miss took {:.1} s", took.as_secs_f64()));
+                }
                 self.stats.misses.one();
                 Outcome::Absent
             }
             Ok(Some(object)) => {
-                if let Some(flight) = self.state().flights.get_mut(place) {
-                    flight.answering = true;
-                }
+                let window = self.times.lookup_timeout / WINDOWS;
+                let pace = Pace::new(self.times.min_speed.max(1), window);
+                let arrived = object.arrived.clone();
+                self.state().flights.arriving(place, arrived, pace);
                 self.take_in(place, object)
             }
-            Err(error) => self.failed(place, &error),
+            Err(error) => {
+                if error.is_transient() {
+                    self.was_in_vain(place, &error.to_string());
+                }
+                self.failed(place, &error)
+            }
         }
     }
 
@@ -342,7 +337,11 @@ impl Fetch {
         let mut buffer = vec![0; CHUNK];
         let mut total = 0;
         loop {
-            match object.content.read(&mut buffer) {
+            self.state().flights.reads(place, self.clock.now());
+            let read = object.content.read(&mut buffer);
+            let bytes = read.as_ref().map_or(0, |n| *n as u64);
+            self.state().flights.read(place, self.clock.now(), bytes);
+            match read {
                 Ok(0) => break,
                 Ok(n) => {
                     incoming.write_all(&buffer[..n])?;
@@ -380,9 +379,9 @@ impl Fetch {
         if outcome == Outcome::Absent {
             state.misses.put(place.sig, until);
         }
-        let flight = state.flights.remove(place).unwrap_or_default();
+        let waiters = state.flights.land(place);
         drop(state);
-        for (_, waiter) in flight.waiters {
+        for waiter in waiters {
             waiter(outcome);
         }
     }
@@ -407,19 +406,8 @@ impl State {
         let jobs = self.jobs.as_ref();
         let accepted = jobs.is_some_and(|jobs| jobs.try_send(place).is_ok());
         if accepted {
-            self.flights.insert(place, Flight::default());
+            self.flights.begin(place);
         }
         accepted
-    }
-}
-
-impl Flight {
-    /// When the first of those who still can be late asked.
-    fn asked_first(&self) -> Option<Duration> {
-        if self.answering {
-            None
-        } else {
-            self.waiters.iter().map(|(asked, _)| *asked).min()
-        }
     }
 }

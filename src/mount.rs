@@ -26,6 +26,7 @@ use crate::fs::{self, Fs};
 use crate::fuse::{FuseFs, Hands, Invalidator, Passthrough};
 use crate::name::PRIVATE_DIR;
 use crate::remote::breaker::{Breaker, BreakerOptions};
+use crate::remote::deadline::{Deadline, DeadlineOptions};
 use crate::remote::retry::{Retry, RetryOptions};
 use crate::remote::{self, KeyError, Remote, RemoteError, RemoteOptions};
 use crate::stats::Stats;
@@ -36,9 +37,10 @@ use crate::{name::Place, sys};
 use controls::Controls;
 use threads::Threads;
 
-/// The breaker probes a dead remote at least this often, so that it is used again soon after it is back.
-const LONGEST_BREAK: Duration = Duration::from_secs(8);
-/// How often it is asked whether a probe is due.
+/// The breaker probes a dead remote at least this often. With a probe before that waits for the stall time, a remote
+/// that is back is used again within ten seconds.
+const LONGEST_BREAK: Duration = Duration::from_secs(4);
+/// How often it is asked whether a probe is due, and whether calls are overdue.
 const PROBE_TICK: Duration = Duration::from_millis(500);
 /// Attempts of a fetch.
 const FETCH_ATTEMPTS: u32 = 2;
@@ -123,6 +125,8 @@ struct Parts {
     clock: Arc<dyn Clock>,
     store: Arc<Store>,
     remote: Arc<Breaker>,
+    /// What is behind the breaker: knows which calls are overdue.
+    watched: Arc<Deadline>,
     fetch: Arc<Fetch>,
     uploads: Arc<Uploads>,
     stats: Arc<Stats>,
@@ -218,6 +222,7 @@ impl Parts {
         let options = RemoteOptions {
             spool_dir,
             umask,
+            clock: clock.clone(),
             ..remote_options(&config)?
         };
         let plain = remote::open(config.remote.as_given(), &options)?;
@@ -229,10 +234,19 @@ impl Parts {
         };
         let breaker = BreakerOptions {
             max_delay: LONGEST_BREAK,
+            patience: config.lookup_timeout,
+            min_speed: options.min_speed,
             in_background: true,
             ..BreakerOptions::default()
         };
-        let remote = Arc::new(Breaker::new(plain, clock.clone(), breaker));
+        let deadline = DeadlineOptions {
+            first_byte: config.lookup_timeout,
+            stall: options.stall_timeout,
+            whole: options.request_timeout,
+            min_speed: options.min_speed,
+        };
+        let watched = Arc::new(Deadline::new(plain, clock.clone(), deadline));
+        let remote = Arc::new(Breaker::new(watched.clone(), clock.clone(), breaker));
         // A retry stops as soon as the breaker opens. Uploads have a schedule of their own.
         let retried = Arc::new(Retry::new(remote.clone(), clock.clone(), retry));
 
@@ -241,6 +255,7 @@ impl Parts {
         let times = fetch::Times {
             negative_ttl: config.negative_ttl,
             lookup_timeout: config.lookup_timeout,
+            min_speed: options.min_speed,
         };
         let fetch = Fetch::new(
             store.clone(),
@@ -264,6 +279,7 @@ impl Parts {
             clock,
             store,
             remote,
+            watched,
             stats,
         };
         Ok((parts, Jobs { fetch: receive }))
@@ -345,6 +361,17 @@ impl Parts {
         let controls = Arc::new(Controls(self.clone()));
         let server = Server::bind(&config.run_dir, device, controls, self.clock.clone())?;
         Ok(threads::spawn("control", move || server.run(&stop))?)
+    }
+
+    /// Does something every [`PROBE_TICK`] until all is over.
+    fn now_and_then(&self, work: impl Fn()) {
+        while !self.over.asked() {
+            work();
+            if let Err(e) = sys::poll_readable(&[self.over.as_fd()], Some(PROBE_TICK)) {
+                log::error!("the remote is not watched any more: {e}");
+                return;
+            }
+        }
     }
 
     fn ask_to_stop(&self) {
@@ -436,15 +463,24 @@ fn spawn_keepers(threads: &mut Threads, parts: &Arc<Parts>, fs: &Arc<Fs>) -> io:
             );
         }
     })?;
-    let parts = parts.clone();
-    threads.spawn("probe", move || {
-        while !parts.over.asked() {
-            parts.remote.probe();
-            if let Err(e) = sys::poll_readable(&[parts.over.as_fd()], Some(PROBE_TICK)) {
-                log::error!("the remote is not probed any more: {e}");
-                return;
-            }
+    let uploads = Arc::downgrade(&parts.uploads);
+    parts.remote.when_closed(Box::new(move || {
+        if let Some(uploads) = uploads.upgrade() {
+            uploads.retry_now();
         }
+    }));
+    // Two threads: a probe may hang like any other call, and who waits for it could not notice that.
+    let probing = parts.clone();
+    threads.spawn("probe", move || {
+        probing.now_and_then(|| probing.remote.probe());
+    })?;
+    let watching = parts.clone();
+    threads.spawn("watch", move || {
+        watching.now_and_then(|| {
+            for complaint in watching.watched.overdue() {
+                watching.remote.report(complaint);
+            }
+        });
     })
 }
 

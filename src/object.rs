@@ -39,6 +39,8 @@ mod read;
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::signature::Meta;
 
@@ -46,6 +48,22 @@ pub use decode::{DecodeOptions, decode};
 pub use encode::{EncodeOptions, Payload, encode, encode_as};
 pub use header::{HEADER_MAX, Header, read_header};
 pub use key::{Key, KeyError};
+
+/// How many bytes of an object came from the store so far, as they are stored. Clones share the count.
+#[derive(Clone, Debug, Default)]
+pub struct Arrived(Arc<AtomicU64>);
+
+impl Arrived {
+    /// Counts more.
+    pub fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// What it stands at; zero where nobody counts.
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// What a remote holds for one signature: what it is, how long, and its bytes.
 pub struct Object {
@@ -58,6 +76,8 @@ pub struct Object {
     /// read what was pushed under this signature: hash, length and signature are checked. Anything else
     /// ends in an [`io::Error`], which `RemoteError::from_io` classifies.
     pub content: Box<dyn Read + Send>,
+    /// How it is coming along. The content is no measure of that: it comes out of the decoder in blocks.
+    pub arrived: Arrived,
 }
 
 /// The content of one upload: a file on disk, or bytes. It can be read again from the start.

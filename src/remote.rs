@@ -13,14 +13,17 @@
 
 pub mod blob;
 pub mod breaker;
+pub mod deadline;
 pub mod file;
 pub mod http;
 pub mod memory;
 mod options;
+pub mod pace;
 pub mod retry;
 #[cfg(test)]
 mod scripted;
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,7 +34,7 @@ use crate::remote::blob::BlobRemote;
 use crate::signature::{Meta, Signature};
 
 pub use crate::object::{Content, Format, Key, KeyError, Object};
-pub use options::{Layout, RemoteOptions, Secret};
+pub use options::{Layout, MIN_SPEED, RemoteOptions, Secret};
 
 /// What became of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +62,58 @@ pub struct Listed {
     pub size: u64,
 }
 
+/// What can be wrong with a remote as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ailment {
+    /// Calls fail.
+    Failing,
+    /// Calls are not answered in time.
+    Hangs,
+    /// What it sends comes slower than it may.
+    Slow,
+}
+
+impl Ailment {
+    /// As `status` names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Failing => "failing",
+            Self::Hangs => "hangs",
+            Self::Slow => "slow",
+        }
+    }
+}
+
+/// The state of a remote that is not asked at the moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// What is wrong.
+    pub ailment: Ailment,
+    /// How long it has been so.
+    pub lasts: Duration,
+    /// The error or observation that said so last.
+    pub reason: String,
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ailment, lasts) = (self.ailment.as_str(), self.lasts.as_secs());
+        write!(f, "{ailment} for {lasts} s: {}", self.reason)
+    }
+}
+
+/// What somebody observed who waited for the remote, where no call returned an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Complaint {
+    /// What is wrong.
+    pub ailment: Ailment,
+    /// The object that was asked for. Whether this one can be had is what tells when it is over: a remote may
+    /// well be quick with everything else.
+    pub about: Option<Signature>,
+    /// What was observed.
+    pub reason: String,
+}
+
 /// A remote cache. See the module documentation for the contract.
 pub trait Remote: Send + Sync {
     /// The object under `sig`, or `None` on a miss.
@@ -80,9 +135,14 @@ pub trait Remote: Send + Sync {
     /// The remote as its URL, without credentials.
     fn describe(&self) -> String;
 
-    /// State for people and `status`: empty when all is well ("down since 12 s: connection refused").
-    fn trouble(&self) -> Option<String> {
+    /// Why it is not asked at the moment; `None` when all is well.
+    fn trouble(&self) -> Option<Trouble> {
         None
+    }
+
+    /// Tells it what was observed from outside. A breaker opens; what has none takes no notice.
+    fn report(&self, complaint: Complaint) {
+        log::trace!("nobody minds: {complaint:?}");
     }
 }
 
@@ -95,6 +155,9 @@ pub enum RemoteError {
     /// Works later, and the remote said when: 429 or 503 with `Retry-After`.
     #[error("{0} (asks to wait {secs} s)", secs = .1.as_secs())]
     Busy(String, Duration),
+    /// Bytes went so slowly that the transfer was given up. May work later.
+    #[error("{0}")]
+    Slow(String),
     /// The remote refuses us: 401, 403, EACCES. Retrying needs a change of credentials or rights.
     #[error("{0}")]
     Refused(String),
@@ -136,7 +199,9 @@ impl RemoteError {
     /// An [`io::Error`] that carries this one through a [`std::io::Read`].
     pub fn into_io(self) -> io::Error {
         let kind = match self {
-            Self::Transient(_) | Self::Busy(..) | Self::Local(_) => io::ErrorKind::Other,
+            Self::Transient(_) | Self::Busy(..) | Self::Slow(_) | Self::Local(_) => {
+                io::ErrorKind::Other
+            }
             Self::Refused(_) | Self::Untrusted(_) => io::ErrorKind::PermissionDenied,
             Self::Corrupt(_) => io::ErrorKind::InvalidData,
             Self::Full(_) => io::ErrorKind::StorageFull,
@@ -153,6 +218,7 @@ impl RemoteError {
         match self {
             Self::Transient(cause) => Self::Transient(say(cause)),
             Self::Busy(cause, wait) => Self::Busy(say(cause), wait),
+            Self::Slow(cause) => Self::Slow(say(cause)),
             Self::Refused(cause) => Self::Refused(say(cause)),
             Self::Untrusted(cause) => Self::Untrusted(say(cause)),
             Self::Corrupt(cause) => Self::Corrupt(say(cause)),
@@ -165,7 +231,7 @@ impl RemoteError {
 
     /// Whether the same call may work later without anybody changing anything.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Transient(_) | Self::Busy(..))
+        matches!(self, Self::Transient(_) | Self::Busy(..) | Self::Slow(_))
     }
 
     /// How long the remote asks to be left alone.

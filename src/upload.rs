@@ -164,6 +164,12 @@ impl Uploads {
         state.queue.newest().map_or(0, |seq| seq + 1)
     }
 
+    /// The remote is well again: what failed is tried now.
+    pub fn retry_now(&self) {
+        self.state().queue.retry_now();
+        self.changed.notify_all();
+    }
+
     /// How many of the uploads from before the mark are not done.
     pub fn pending_before(&self, mark: u64) -> u64 {
         mark.checked_sub(1)
@@ -272,6 +278,7 @@ impl Uploads {
             RemoteError::Unsupported(_) => return self.give_up(item, error),
             RemoteError::Transient(_)
             | RemoteError::Busy(..)
+            | RemoteError::Slow(_)
             | RemoteError::Refused(_)
             | RemoteError::Untrusted(_) => Blame::Remote,
             _ => Blame::Object,

@@ -12,6 +12,7 @@ use cachedirfs::fetch::Outcome;
 use cachedirfs::fs::setattr::{Changes, Stamp};
 use cachedirfs::fs::{Caller, Errno, Fs, Kernel, Looked, ROOT};
 use cachedirfs::object::Header;
+use cachedirfs::remote::{Ailment, Remote};
 use cachedirfs::signature::Meta;
 use cachedirfs::stats::Stats;
 use cachedirfs::store::index::footprint;
@@ -758,46 +759,36 @@ fn a_remote_that_hangs_costs_one_lookup_timeout_and_not_one_a_lookup() {
     rig.wire.wait_for_held(1);
     rig.clock.advance(Duration::from_secs(60));
     assert_eq!(first.recv().unwrap(), Outcome::Unknown);
-    assert!(rig.fetch.trouble().is_some());
+    let trouble = rig.breaker.trouble().expect("the breaker was told");
+    assert_eq!(trouble.ailment, Ailment::Hangs);
     // The clock stands still: whoever waited now would wait for ever.
     for n in 1..100 {
         assert_eq!(rig.ask(place(&entry(n))).recv().unwrap(), Outcome::Unknown);
     }
-    assert_eq!(
-        rig.wire.gets.load(Ordering::SeqCst),
-        1,
-        "one sees whether it still hangs"
-    );
+    assert_eq!(rig.wire.gets.load(Ordering::SeqCst), 1);
 
     rig.wire.let_go();
-    wait_until("the remote is trusted again", PATIENCE, || {
-        rig.fetch.trouble().is_none()
-    });
+    rig.clock.advance(Duration::from_secs(60));
+    rig.breaker.probe();
+    assert_eq!(rig.breaker.trouble(), None);
     assert_eq!(rig.ask(place(&entry(2))).recv().unwrap(), Outcome::Absent);
 }
 
-/// A remote that hung and then failed was asked again by a lookup that waited for it once more.
 #[test]
-fn after_a_hang_a_failing_remote_is_asked_again_without_anybody_waiting() {
-    let mut settings = Settings::default();
-    settings.times.lookup_timeout = Duration::from_millis(50);
-    let rig = Rig::with(settings);
+fn while_a_thousand_lookups_wait_for_the_remote_a_hit_is_answered_and_each_object_is_asked_for_once()
+ {
+    let rig = Rig::new();
+    rig.push(&entry(5000), 0o644, &BLOCK).unwrap();
     rig.wire.hold();
-    let first = rig.ask(place(&entry(1)));
+    let asked: Vec<_> = (0..1000).map(|n| rig.ask(place(&entry(n / 2)))).collect();
     rig.wire.wait_for_held(1);
-    rig.clock.advance(Duration::from_secs(60));
-    assert_eq!(first.recv().unwrap(), Outcome::Unknown);
-    rig.wire.set_down(true);
+    assert_eq!(rig.read(&entry(5000)).unwrap(), BLOCK);
     rig.wire.let_go();
-    let gets = || rig.wire.gets.load(Ordering::SeqCst);
-    wait_until("it is asked again", PATIENCE, || {
-        assert_eq!(rig.ask(place(&entry(2))).recv().unwrap(), Outcome::Unknown);
-        gets() > 1
-    });
-    rig.wire.set_down(false);
-    wait_until("the remote is trusted again", PATIENCE, || {
-        rig.ask(place(&entry(3))).recv().unwrap() == Outcome::Absent
-    });
+    for outcome in asked {
+        assert_eq!(outcome.recv().unwrap(), Outcome::Absent);
+    }
+    assert_eq!(rig.wire.gets.load(Ordering::SeqCst), 500);
+    assert_eq!(rig.breaker.trouble(), None);
 }
 
 /// Thousands of queued lookups were worked off one by one while a mount ended.

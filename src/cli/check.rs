@@ -173,7 +173,7 @@ fn list(remote: &dyn Remote, _probe: &Signature) -> Result<String, RemoteError> 
 
 fn advice(err: &RemoteError) -> &'static str {
     match err {
-        RemoteError::Transient(_) | RemoteError::Busy(..) => {
+        RemoteError::Transient(_) | RemoteError::Busy(..) | RemoteError::Slow(_) => {
             "Is it up, and can this machine reach it? Mounting works, with misses until it is."
         }
         RemoteError::Refused(_) => {

@@ -3,7 +3,7 @@
 //! A list is comma-separated; `\,` stands for a comma in a value and `\\` for a backslash, any other backslash is
 //! itself. A switch is written `name`, `noname` or `name=on|off`.
 
-use super::values::{amount, duration, mask, some_amount, some_duration, switch, threads};
+use super::values::{amount, duration, mask, some_amount, some_duration, speed, switch, threads};
 use super::{ConfigError, Draft, Push};
 
 /// One option: what `--help` and the man page say of it, and what it does.
@@ -93,6 +93,8 @@ pub static OPTIONS: &[OptionSpec] = &[
         "longest silence in the middle of a transfer", some_duration => stall_timeout),
     of_remote!("request_timeout", "TIME", "10m",
         "longest time for one request with its body", some_duration => request_timeout),
+    of_remote!("min_speed", "SIZE", "16K",
+        "bytes a second below which a transfer counts as failed; 0 for any speed", speed => min_speed),
     valued!("drain_timeout", "TIME", "60s",
         "how long an unmount waits for uploads; the rest goes with the next mount", duration => drain_timeout),
     valued!("fetch_threads", "N", "16", "fetches at one time", threads => fetch_threads),

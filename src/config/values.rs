@@ -45,6 +45,14 @@ pub(super) fn amount(text: &str) -> Result<Amount, String> {
     Ok(Amount::Bytes(bytes))
 }
 
+/// Bytes a second.
+pub(super) fn speed(text: &str) -> Result<u64, String> {
+    match amount(text) {
+        Ok(Amount::Bytes(bytes)) => Ok(bytes),
+        _ => Err("expected bytes a second such as 16K, or 0 for no limit".into()),
+    }
+}
+
 /// An amount that is not nothing.
 pub(super) fn some_amount(text: &str) -> Result<Amount, String> {
     match amount(text)? {
@@ -195,6 +203,8 @@ mod tests {
                 && some_amount("0%").is_err()
                 && some_duration("0ms").is_err()
         );
+        assert!(speed("0") == Ok(0) && speed("16K") == Ok(16 << 10));
+        assert!(speed("5%").is_err() && speed("fast").is_err());
         assert!(threads("0").is_err() && threads("257").is_err() && threads("16") == Ok(16));
         assert!(mask("1000").is_err() && mask("8").is_err() && mask("027") == Ok(0o27));
     }

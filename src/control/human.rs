@@ -7,7 +7,7 @@ use super::Status;
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} on {}", self.remote, self.mountpoint)?;
-        row(f, "remote", self.remote_trouble.as_deref().unwrap_or("ok"))?;
+        row(f, "remote", &self.remote())?;
         row(f, "hits", &self.hits())?;
         row(
             f,
@@ -35,6 +35,16 @@ impl fmt::Display for Status {
 }
 
 impl Status {
+    fn remote(&self) -> String {
+        match &self.remote_trouble {
+            None => "ok".into(),
+            Some(why) => {
+                let (state, since) = (&self.remote_state, span(self.remote_since_seconds));
+                format!("{state} for {since}, lookups are misses and uploads wait: {why}")
+            }
+        }
+    }
+
     /// Lookups of entries that could not be served.
     fn absent(&self) -> u64 {
         let c = &self.counters;
@@ -233,7 +243,9 @@ mod tests {
                 bytes: 2048,
                 oldest_seconds: 61,
             },
-            remote_trouble: Some("down for 12 s: connection refused".into()),
+            remote_state: "failing".into(),
+            remote_trouble: Some("connection refused".into()),
+            remote_since_seconds: 72,
             ..Status::default()
         };
         let text = status.to_string();
@@ -242,7 +254,7 @@ mod tests {
             "94.1% (941 of 1,000)",
             "2 (2.0 KiB), the oldest for 1 min 1 s",
             "trouble  9 failed fetches\n",
-            "down for 12 s",
+            "remote   failing for 1 min 12 s, lookups are misses and uploads wait: connection refused\n",
         ] {
             assert!(text.contains(part), "{part} in:\n{text}");
         }

@@ -16,6 +16,7 @@ impl Controlled for Controls {
         let parts = &self.0;
         let (config, usage) = (&parts.config, parts.store.usage());
         let pending = parts.uploads.pending();
+        let trouble = parts.remote.trouble();
         let off = parts.passthrough.why_off();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -38,7 +39,12 @@ impl Controlled for Controls {
             bytes_used: usage.bytes,
             limit: config.size,
             min_free: config.min_free,
-            remote_trouble: parts.remote.trouble().or_else(|| parts.fetch.trouble()),
+            remote_state: trouble
+                .as_ref()
+                .map_or("ok", |t| t.ailment.as_str())
+                .to_owned(),
+            remote_since_seconds: trouble.as_ref().map_or(0, |t| t.lasts.as_secs()),
+            remote_trouble: trouble.map(|t| t.reason),
             index_complete: usage.complete,
         }
     }

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use crate::object::header::{PREAMBLE, Sniffed, damaged, sniff};
 use crate::object::read::{Broken, Unzip, Verified, read_up_to};
-use crate::object::{Blob, Format, Header, Key, Object, ObjectError};
+use crate::object::{Arrived, Blob, Format, Header, Key, Object, ObjectError};
 use crate::signature::{Meta, Signature};
 
 /// First bytes of a raw object that are looked at: enough for `#!`, ELF, and the head of an HTML page.
@@ -75,6 +75,7 @@ fn headed(header: &Header, body: Box<dyn Read + Send>) -> Result<Object, ObjectE
         meta: header.meta,
         len: Some(header.len),
         content,
+        arrived: Arrived::default(),
     })
 }
 
@@ -103,7 +104,12 @@ fn raw(sig: &Signature, blob: Blob, options: DecodeOptions<'_>) -> Result<Object
         })),
         None => body,
     };
-    Ok(Object { meta, len, content })
+    Ok(Object {
+        meta,
+        len,
+        content,
+        arrived: Arrived::default(),
+    })
 }
 
 fn broken_object(sig: &Signature, broken: Broken) -> ObjectError {

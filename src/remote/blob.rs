@@ -14,9 +14,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lru::LruCache;
 
 use crate::object::{
-    self, Blob, Content, DecodeOptions, Format, HEADER_MAX, Header, Object, Payload,
+    self, Arrived, Blob, Content, DecodeOptions, Format, HEADER_MAX, Header, Object, Payload,
 };
 use crate::object::{EncodeOptions, ObjectError};
+use crate::remote::pace::Pacer;
 use crate::remote::{Layout, Listed, Put, Remote, RemoteError, RemoteOptions};
 use crate::signature::{Meta, Signature};
 
@@ -77,6 +78,7 @@ pub struct BlobRemote<B> {
     layout: Layout,
     format: Format,
     encode: EncodeOptions,
+    pacer: Pacer,
     damaged: Damaged,
 }
 
@@ -102,6 +104,7 @@ impl<B: Blobs> BlobRemote<B> {
             layout: options.layout,
             format: options.format,
             encode,
+            pacer: Pacer::new(options),
             damaged: Damaged::default(),
         }
     }
@@ -232,7 +235,12 @@ impl<B: Blobs> Remote for BlobRemote<B> {
         let Some(blob) = self.blobs.get(&self.layout.key(sig))? else {
             return Ok(None);
         };
-        let Object { meta, len, content } = self.decode(sig, blob)?;
+        let arrived = Arrived::default();
+        let body = self.pacer.paced(blob.body, arrived.clone());
+        let object = self.decode(sig, Blob { body, ..blob })?;
+        let Object {
+            meta, len, content, ..
+        } = object;
         let (sig, doing, damaged) = (*sig, self.doing("get", sig), self.damaged.clone());
         let content = Box::new(Watched {
             content,
@@ -240,7 +248,12 @@ impl<B: Blobs> Remote for BlobRemote<B> {
             doing,
             damaged,
         });
-        Ok(Some(Object { meta, len, content }))
+        Ok(Some(Object {
+            meta,
+            len,
+            content,
+            arrived,
+        }))
     }
 
     fn put(&self, sig: &Signature, meta: Meta, content: &Content) -> Result<Put, RemoteError> {

@@ -5,20 +5,35 @@
 //!
 //! What counts as a failure is that the remote could not be asked: transport errors, timeouts, certificates,
 //! 5xx, 429, and on reading 401 and 403. A refused *write* does not count, or read-only credentials would cost all hits;
-//! nor does a corrupt object, a full disk or a failure of our own.
+//! nor does a corrupt object, a full disk or a failure of our own. A content that comes too slowly opens it at once, and so
+//! does what somebody reports who waited for a call that has not returned ([`Remote::report`]).
 //!
-//! The outermost order is `Retry(Breaker(remote))`: each attempt counts, and an open breaker ends retrying.
+//! What closes it is evidence of the same kind. After failures that is any answer. After silence or slowness over
+//! one object it is that object, in the time that lookups would have for it: a remote that is quick to say "no such
+//! object" and sends contents byte by byte would otherwise be trusted, and waited for, again and again.
 //!
-//! This module knows no kind of remote. `Machine` is the plain state; the lock around it is never held
+//! The outermost order is `Retry(Breaker(Deadline(remote)))`: each attempt counts, and an open breaker ends retrying.
+//!
+//! This module knows no kind of remote. The plain state is in `machine`; the lock around it is never held
 //! over a call.
 
+mod machine;
+
 use std::io::{self, Read};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::remote::{Content, Listed, Object, Put, Remote, RemoteError};
+use crate::remote::{
+    Ailment, Complaint, Content, Listed, Object, Put, Remote, RemoteError, Trouble,
+};
 use crate::signature::{MIN_DIGITS, Meta, Signature};
+
+pub use machine::patience;
+use machine::{Event, Failure, Machine, Outcome, Permit, Question};
+
+/// A probe reads no more than this of an object: what came so far tells how fast the rest would.
+const PROBE_MAX: u64 = 1 << 20;
 
 /// When the breaker opens and how it finds back.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +44,12 @@ pub struct BreakerOptions {
     pub delay: Duration,
     /// Longest delay.
     pub max_delay: Duration,
+    /// Longest delay that a remote can ask for (`Retry-After`).
+    pub max_wait: Duration,
+    /// How long lookups wait for a remote that is well.
+    pub patience: Duration,
+    /// Bytes a second that a probe has to get; 0 for any.
+    pub min_speed: u64,
     /// Only [`Breaker::probe`] probes, never a caller: then no lookup waits for a dead remote at all.
     /// Somebody must call it now and then.
     pub in_background: bool,
@@ -36,178 +57,16 @@ pub struct BreakerOptions {
 
 impl Default for BreakerOptions {
     fn default() -> Self {
-        let (delay, max_delay) = (Duration::from_secs(1), Duration::from_secs(60));
         Self {
             failures: 3,
-            delay,
-            max_delay,
+            delay: Duration::from_secs(1),
+            max_delay: Duration::from_secs(60),
+            max_wait: Duration::from_secs(300),
+            patience: Duration::from_secs(3),
+            min_speed: 0,
             in_background: false,
         }
     }
-}
-
-/// Closed or open, and since when. Time and jitter are passed in.
-#[derive(Debug)]
-struct Machine {
-    options: BreakerOptions,
-    state: State,
-    /// Counts changes of state: what a call began in an earlier one says nothing about this one.
-    epoch: u64,
-}
-
-#[derive(Debug)]
-enum State {
-    Closed {
-        failures: u32,
-    },
-    Open {
-        since: Duration,
-        reason: String,
-        probe_at: Duration,
-        delay: Duration,
-        probing: bool,
-    },
-}
-
-/// Leave for one call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Permit(u64);
-
-/// What a call said about the remote.
-#[derive(Clone, Debug)]
-enum Outcome {
-    Answered,
-    /// Nothing: it failed on our side or was given up.
-    Unknown,
-    Failed {
-        reason: String,
-        wait: Option<Duration>,
-    },
-}
-
-/// A change worth a line in the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Event {
-    Opened(String),
-    Closed { after: Duration },
-}
-
-impl Machine {
-    fn new(options: BreakerOptions) -> Self {
-        Self {
-            options,
-            state: State::Closed { failures: 0 },
-            epoch: 0,
-        }
-    }
-
-    /// Leave for a call, or why there is none. A `prober` asks only to find out.
-    fn admit(&mut self, now: Duration, prober: bool) -> Result<Permit, String> {
-        let may_probe = prober || !self.options.in_background;
-        match &mut self.state {
-            State::Closed { .. } => Ok(Permit(self.epoch)),
-            State::Open {
-                probe_at, probing, ..
-            } if may_probe && !*probing && now >= *probe_at => {
-                *probing = true;
-                Ok(Permit(self.epoch))
-            }
-            State::Open { since, reason, .. } => Err(describe(now, *since, reason)),
-        }
-    }
-
-    /// The call with `permit` ended. `jitter` is within 0..1.
-    fn end(
-        &mut self,
-        permit: Permit,
-        outcome: Outcome,
-        now: Duration,
-        jitter: f64,
-    ) -> Option<Event> {
-        if permit != Permit(self.epoch) {
-            return None;
-        }
-        match outcome {
-            Outcome::Answered => self.answered(now),
-            Outcome::Unknown => {
-                if let State::Open { probing, .. } = &mut self.state {
-                    *probing = false;
-                }
-                None
-            }
-            Outcome::Failed { reason, wait } => self.failed(reason, wait, now, jitter),
-        }
-    }
-
-    fn answered(&mut self, now: Duration) -> Option<Event> {
-        let event = match &self.state {
-            State::Closed { .. } => None,
-            State::Open { since, .. } => Some(Event::Closed {
-                after: now.saturating_sub(*since),
-            }),
-        };
-        self.epoch += u64::from(event.is_some());
-        self.state = State::Closed { failures: 0 };
-        event
-    }
-
-    fn failed(
-        &mut self,
-        why: String,
-        wait: Option<Duration>,
-        now: Duration,
-        jitter: f64,
-    ) -> Option<Event> {
-        let limits = self.options;
-        let due = |delay: Duration| {
-            let asked = wait.unwrap_or_default().min(limits.max_delay);
-            now + delay.mul_f64(0.5 + jitter / 2.0).max(asked)
-        };
-        match &mut self.state {
-            State::Closed { failures } if *failures + 1 < limits.failures => {
-                *failures += 1;
-                None
-            }
-            State::Closed { .. } => {
-                let (reason, probe_at) = (why.clone(), due(limits.delay));
-                let delay = limits.delay;
-                self.state = State::Open {
-                    since: now,
-                    reason,
-                    probe_at,
-                    delay,
-                    probing: false,
-                };
-                self.epoch += 1;
-                Some(Event::Opened(why))
-            }
-            State::Open {
-                reason,
-                probe_at,
-                delay,
-                probing,
-                ..
-            } => {
-                *delay = delay.saturating_mul(2).min(limits.max_delay);
-                (*reason, *probe_at, *probing) = (why, due(*delay), false);
-                None
-            }
-        }
-    }
-
-    fn trouble(&self, now: Duration) -> Option<String> {
-        match &self.state {
-            State::Closed { .. } => None,
-            State::Open { since, reason, .. } => Some(describe(now, *since, reason)),
-        }
-    }
-}
-
-fn describe(now: Duration, since: Duration, reason: &str) -> String {
-    format!(
-        "breaker open for {} s: {reason}",
-        now.saturating_sub(since).as_secs()
-    )
 }
 
 /// A remote behind a breaker.
@@ -220,7 +79,9 @@ pub struct Breaker {
 struct Shared {
     machine: Mutex<Machine>,
     clock: Arc<dyn Clock>,
+    options: BreakerOptions,
     name: String,
+    closed: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Breaker {
@@ -230,7 +91,9 @@ impl Breaker {
         let shared = Shared {
             machine: Mutex::new(Machine::new(options)),
             clock,
+            options,
             name,
+            closed: OnceLock::new(),
         };
         Self {
             inner,
@@ -238,15 +101,72 @@ impl Breaker {
         }
     }
 
+    /// Has `call` called each time that it closes; only the first who asks for that is heard.
+    pub fn when_closed(&self, call: Box<dyn Fn() + Send + Sync>) {
+        if self.shared.closed.set(call).is_err() {
+            log::debug!("somebody is told already when {} is back", self.shared.name);
+        }
+    }
+
     /// Asks the remote something harmless if the breaker is open and a probe is due.
     pub fn probe(&self) {
-        if self.trouble().is_none() {
+        let now = self.shared.clock.now();
+        let Some(question) = self.shared.lock().question(now) else {
             return;
-        }
-        let nobody = Signature::parse(&[b'0'; MIN_DIGITS]).expect("digits");
+        };
         if let Ok(attempt) = Attempt::begin(&self.shared, "probe", true) {
-            let _answer = attempt.judged(Fault::on_read, || self.inner.exists(&nobody));
+            attempt.end(self.ask(question));
         }
+    }
+
+    /// What the answer to a probe's question says, also when it comes late.
+    fn ask(&self, question: Question) -> Outcome {
+        let began = self.shared.clock.now();
+        let answer = match question.about {
+            Some(sig) => self.look_at(&sig),
+            None => {
+                let nobody = Signature::parse(&[b'0'; MIN_DIGITS]).expect("digits");
+                self.inner.exists(&nobody).map(|_| 0)
+            }
+        };
+        let took = self.shared.clock.now().saturating_sub(began);
+        let Some(within) = question.within else {
+            return answer.map_or_else(|e| on_read(&e, None), |_| Outcome::Answered);
+        };
+        let (bytes, outcome) = match answer {
+            Ok(bytes) => (bytes, Outcome::Answered),
+            Err(e) => (0, on_read(&e, question.about)),
+        };
+        let body = bytes
+            .saturating_mul(1000)
+            .checked_div(self.shared.options.min_speed);
+        let late = took > within + Duration::from_millis(body.unwrap_or(0));
+        match outcome {
+            Outcome::Answered if late => Outcome::Failed(Failure {
+                ailment: Ailment::Hangs,
+                about: question.about,
+                reason: format!("answered a probe after {:.1} s", took.as_secs_f64()),
+                wait: None,
+                grave: true,
+            }),
+            Outcome::Failed(failure) if late && failure.ailment == Ailment::Failing => {
+                Outcome::Failed(Failure {
+                    ailment: Ailment::Hangs,
+                    ..failure
+                })
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Fetches an object for nobody; how many bytes of its content came.
+    fn look_at(&self, sig: &Signature) -> Result<u64, RemoteError> {
+        let Some(object) = self.inner.get(sig)? else {
+            return Ok(0);
+        };
+        let mut content = object.content.take(PROBE_MAX);
+        let read = io::copy(&mut content, &mut io::sink()).map_err(RemoteError::from_io)?;
+        Ok(read.max(object.arrived.bytes()))
     }
 
     fn begin(&self, operation: &str) -> Result<Attempt, RemoteError> {
@@ -263,9 +183,18 @@ impl Shared {
         let event = self
             .lock()
             .end(permit, outcome, self.clock.now(), fastrand::f64());
+        self.tell(event);
+    }
+
+    fn tell(&self, event: Option<Event>) {
         match event {
-            Some(Event::Opened(why)) => {
-                log::warn!("remote {} is down, doing without it: {why}", self.name);
+            Some(Event::Opened(ailment, why)) => {
+                let state = match ailment {
+                    Ailment::Failing => "is down",
+                    Ailment::Hangs => "hangs",
+                    Ailment::Slow => "is slow",
+                };
+                log::warn!("remote {} {state}, doing without it: {why}", self.name);
             }
             Some(Event::Closed { after }) => {
                 log::info!(
@@ -273,6 +202,9 @@ impl Shared {
                     self.name,
                     after.as_secs()
                 );
+                if let Some(call) = self.closed.get() {
+                    call();
+                }
             }
             None => {}
         }
@@ -294,7 +226,7 @@ impl Attempt {
                 permit: Some(permit),
             }),
             Err(why) => Err(RemoteError::Transient(format!(
-                "{operation} {}: {why}",
+                "{operation} {}: not asked, {why}",
                 shared.name
             ))),
         }
@@ -308,7 +240,7 @@ impl Attempt {
 
     fn judged<T>(
         self,
-        fault: fn(&RemoteError) -> Outcome,
+        fault: impl FnOnce(&RemoteError) -> Outcome,
         call: impl FnOnce() -> Result<T, RemoteError>,
     ) -> Result<T, RemoteError> {
         let answer = call();
@@ -325,35 +257,42 @@ impl Drop for Attempt {
     }
 }
 
-/// What an error says about the remote.
-struct Fault;
+/// What an error says about the remote when something is read, of `about` or in general.
+fn on_read(error: &RemoteError, about: Option<Signature>) -> Outcome {
+    let (ailment, grave) = match error {
+        RemoteError::Slow(_) => (Ailment::Slow, true),
+        RemoteError::Refused(_) => (Ailment::Failing, false),
+        _ => return on_write(error),
+    };
+    Outcome::Failed(Failure {
+        ailment,
+        about: about.filter(|_| grave),
+        reason: error.to_string(),
+        wait: None,
+        grave,
+    })
+}
 
-impl Fault {
-    fn on_read(error: &RemoteError) -> Outcome {
-        match error {
-            RemoteError::Refused(_) => Outcome::Failed {
-                reason: error.to_string(),
-                wait: None,
-            },
-            _ => Self::on_write(error),
-        }
-    }
-
-    fn on_write(error: &RemoteError) -> Outcome {
-        match error {
-            RemoteError::Transient(_) | RemoteError::Busy(..) | RemoteError::Untrusted(_) => {
-                Outcome::Failed {
-                    reason: error.to_string(),
-                    wait: error.retry_after(),
-                }
-            }
-            RemoteError::Local(_) => Outcome::Unknown,
-            RemoteError::Refused(_)
-            | RemoteError::Corrupt(_)
-            | RemoteError::Full(_)
-            | RemoteError::Misconfigured(_)
-            | RemoteError::Unsupported(_) => Outcome::Answered,
-        }
+/// What an error says about the remote when something is written.
+fn on_write(error: &RemoteError) -> Outcome {
+    match error {
+        RemoteError::Transient(_)
+        | RemoteError::Busy(..)
+        | RemoteError::Slow(_)
+        | RemoteError::Untrusted(_) => Outcome::Failed(Failure {
+            ailment: Ailment::Failing,
+            about: None,
+            reason: error.to_string(),
+            wait: error.retry_after(),
+            // It will not be better for the next call.
+            grave: matches!(error, RemoteError::Untrusted(_)),
+        }),
+        RemoteError::Local(_) => Outcome::Unknown,
+        RemoteError::Refused(_)
+        | RemoteError::Corrupt(_)
+        | RemoteError::Full(_)
+        | RemoteError::Misconfigured(_)
+        | RemoteError::Unsupported(_) => Outcome::Answered,
     }
 }
 
@@ -361,53 +300,61 @@ impl Remote for Breaker {
     fn get(&self, sig: &Signature) -> Result<Option<Object>, RemoteError> {
         let attempt = self.begin("get")?;
         match self.inner.get(sig) {
-            Ok(Some(Object { meta, len, content })) => {
+            Ok(Some(object)) => {
                 let content = Box::new(Watched {
-                    content,
+                    content: object.content,
+                    sig: *sig,
                     attempt: Some(attempt),
                 });
-                Ok(Some(Object { meta, len, content }))
+                Ok(Some(Object { content, ..object }))
             }
-            answer => attempt.judged(Fault::on_read, || answer),
+            answer => attempt.judged(|e| on_read(e, Some(*sig)), || answer),
         }
     }
 
     fn put(&self, sig: &Signature, meta: Meta, content: &Content) -> Result<Put, RemoteError> {
         self.begin("put")?
-            .judged(Fault::on_write, || self.inner.put(sig, meta, content))
+            .judged(on_write, || self.inner.put(sig, meta, content))
     }
 
     fn exists(&self, sig: &Signature) -> Result<bool, RemoteError> {
         self.begin("exists")?
-            .judged(Fault::on_read, || self.inner.exists(sig))
+            .judged(|e| on_read(e, None), || self.inner.exists(sig))
     }
 
     fn delete(&self, sig: &Signature) -> Result<bool, RemoteError> {
         self.begin("delete")?
-            .judged(Fault::on_write, || self.inner.delete(sig))
+            .judged(on_write, || self.inner.delete(sig))
     }
 
     fn list(&self, each: &mut dyn FnMut(Listed)) -> Result<(), RemoteError> {
         self.begin("list")?
-            .judged(Fault::on_write, || self.inner.list(each))
+            .judged(on_write, || self.inner.list(each))
     }
 
     fn describe(&self) -> String {
         self.inner.describe()
     }
 
-    fn trouble(&self) -> Option<String> {
+    fn trouble(&self) -> Option<Trouble> {
         let now = self.shared.clock.now();
         self.shared
             .lock()
             .trouble(now)
             .or_else(|| self.inner.trouble())
     }
+
+    fn report(&self, complaint: Complaint) {
+        let now = self.shared.clock.now();
+        let event = self.shared.lock().report(complaint, now, fastrand::f64());
+        self.shared.tell(event);
+    }
 }
 
 /// The content of an object: only its end says that the remote answered.
 struct Watched {
     content: Box<dyn Read + Send>,
+    sig: Signature,
     attempt: Option<Attempt>,
 }
 
@@ -430,7 +377,7 @@ impl Read for Watched {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
             Err(error) => {
                 let error = RemoteError::from_io(error);
-                self.end(Fault::on_read(&error));
+                self.end(on_read(&error, Some(self.sig)));
                 Err(error.into_io())
             }
         }

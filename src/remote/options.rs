@@ -3,10 +3,12 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Url;
 
+use crate::clock::{Clock, SystemClock};
 use crate::object::{EncodeOptions, Format, Key};
 use crate::remote::RemoteError;
 use crate::signature::Signature;
@@ -17,6 +19,10 @@ const PREFIX_LEN: usize = 2;
 
 /// Above 19, levels of zstd need windows that readers do not allow.
 const LEVELS: std::ops::RangeInclusive<i32> = 1..=19;
+
+/// The default of [`RemoteOptions::min_speed`]: 16 KiB/s. A usual object (some 10 KiB) then still comes within a
+/// second, and the poorest line that anybody builds over carries several times as much.
+pub const MIN_SPEED: u64 = 16 << 10;
 
 /// How keys are made of signatures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,6 +116,11 @@ pub struct RemoteOptions {
     pub stall_timeout: Duration,
     /// Longest time for one request with its body.
     pub request_timeout: Duration,
+    /// Bytes a second, as they are stored, below which a transfer counts as failed; 0 for no limit. What is
+    /// slower than a modem ([`MIN_SPEED`]) is no help to any build, and usually somebody's overload.
+    pub min_speed: u64,
+    /// What transfers are timed with.
+    pub clock: Arc<dyn Clock>,
     /// Credentials by host, as curl and git read them.
     pub netrc_file: Option<PathBuf>,
     /// A file that holds `user:password`.
@@ -134,6 +145,8 @@ impl Default for RemoteOptions {
             connect_timeout: Duration::from_millis(800),
             stall_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(600),
+            min_speed: MIN_SPEED,
+            clock: SystemClock::shared(),
             netrc_file: None,
             basic_file: None,
             bearer_file: None,

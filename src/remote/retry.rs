@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::remote::{Content, Listed, Object, Put, Remote, RemoteError};
+use crate::remote::{Complaint, Content, Listed, Object, Put, Remote, RemoteError, Trouble};
 use crate::signature::{Meta, Signature};
 
 /// How often and how long.
@@ -110,8 +110,12 @@ impl Remote for Retry {
         self.inner.describe()
     }
 
-    fn trouble(&self) -> Option<String> {
+    fn trouble(&self) -> Option<Trouble> {
         self.inner.trouble()
+    }
+
+    fn report(&self, complaint: Complaint) {
+        self.inner.report(complaint);
     }
 }
 

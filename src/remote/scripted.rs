@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::object::Arrived;
 use crate::remote::{Content, Listed, Object, Put, Remote, RemoteError};
 use crate::signature::{Meta, Signature};
 
@@ -66,6 +67,7 @@ impl Remote for Scripted {
             meta: Meta::file(0o644),
             len: None,
             content: Box::new(Broken(body)),
+            arrived: Arrived::default(),
         }))
     }
 

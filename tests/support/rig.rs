@@ -22,6 +22,7 @@ use cachedirfs::fs::{Caller, Errno, Found, Fs, Looked, Options, ROOT};
 use cachedirfs::name::{Name, Place};
 use cachedirfs::object::{Content, Object};
 use cachedirfs::remote::blob::BlobRemote;
+use cachedirfs::remote::breaker::{Breaker, BreakerOptions};
 use cachedirfs::remote::memory::Memory;
 use cachedirfs::remote::{Listed, Put, Remote, RemoteError, RemoteOptions};
 use cachedirfs::signature::{Meta, Signature};
@@ -56,6 +57,7 @@ impl Default for Settings {
         let times = Times {
             negative_ttl: Duration::from_secs(30),
             lookup_timeout: PATIENCE,
+            min_speed: 0,
         };
         Self {
             options,
@@ -183,6 +185,8 @@ pub(crate) struct Parts {
     pub(crate) fs: Arc<Fs>,
     pub(crate) store: Arc<Store>,
     pub(crate) fetch: Arc<Fetch>,
+    /// What keeps lookups away from a remote that hangs. Failures do not open it, and only tests probe.
+    pub(crate) breaker: Arc<Breaker>,
     pub(crate) uploads: Arc<Uploads>,
     pub(crate) stats: Arc<Stats>,
     threads: Vec<JoinHandle<()>>,
@@ -265,9 +269,15 @@ impl Rig {
             Uploads::new(store.clone(), remote.clone(), clock.clone(), stats.clone()).unwrap();
         let uploads = Arc::new(uploads);
         let (send, jobs) = crossbeam_channel::bounded(QUEUE);
+        let breaker = BreakerOptions {
+            failures: u32::MAX,
+            in_background: true,
+            ..BreakerOptions::default()
+        };
+        let breaker = Arc::new(Breaker::new(remote, clock.clone(), breaker));
         let fetch = Arc::new(Fetch::new(
             store.clone(),
-            remote,
+            breaker.clone(),
             clock.clone(),
             stats.clone(),
             self.settings.times,
@@ -292,6 +302,7 @@ impl Rig {
             fs: Arc::new(fs.unwrap()),
             store,
             fetch,
+            breaker,
             uploads,
             stats,
             threads,

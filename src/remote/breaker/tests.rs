@@ -1,123 +1,11 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
 use crate::clock::ManualClock;
+use crate::object::Arrived;
 use crate::remote::scripted::{Scripted, sig};
 
 const SECOND: Duration = Duration::from_secs(1);
-
-fn failed() -> Outcome {
-    Outcome::Failed {
-        reason: "refused".to_owned(),
-        wait: None,
-    }
-}
-
-/// A machine that three failures at time zero opened.
-fn opened() -> Machine {
-    let mut machine = Machine::new(BreakerOptions::default());
-    for n in 1..=3 {
-        let permit = machine.admit(Duration::ZERO, false).unwrap();
-        let event = machine.end(permit, failed(), Duration::ZERO, 1.0);
-        assert_eq!(event.is_some(), n == 3);
-    }
-    machine
-}
-
-#[test]
-fn failures_in_a_row_open_it_and_every_call_then_fails_at_once() {
-    let mut machine = opened();
-    assert!(
-        machine
-            .admit(SECOND / 2, false)
-            .unwrap_err()
-            .contains("refused")
-    );
-    assert_eq!(
-        machine.trouble(SECOND * 12).unwrap(),
-        "breaker open for 12 s: refused"
-    );
-}
-
-#[test]
-fn an_answer_between_failures_keeps_it_closed() {
-    let mut machine = Machine::new(BreakerOptions::default());
-    for _ in 0..10 {
-        for outcome in [failed(), failed(), Outcome::Answered] {
-            let permit = machine.admit(SECOND, false).unwrap();
-            assert_eq!(machine.end(permit, outcome, SECOND, 0.5), None);
-        }
-    }
-}
-
-#[test]
-fn one_probe_at_a_time_is_let_through_and_its_success_closes_it() {
-    let mut machine = opened();
-    let probe = machine.admit(SECOND, false).unwrap();
-    assert!(machine.admit(SECOND, false).is_err(), "only one");
-    let event = machine.end(probe, Outcome::Answered, SECOND * 2, 0.0);
-    assert_eq!(event, Some(Event::Closed { after: SECOND * 2 }));
-    assert!(machine.trouble(SECOND * 2).is_none() && machine.admit(SECOND * 2, false).is_ok());
-}
-
-#[test]
-fn a_failed_probe_doubles_the_delay_up_to_its_limit() {
-    let mut machine = opened();
-    let mut now = SECOND;
-    for want in [2, 4, 8, 16, 32, 60, 60] {
-        let probe = machine.admit(now, false).unwrap();
-        assert_eq!(
-            machine.end(probe, failed(), now, 1.0),
-            None,
-            "one line for one outage"
-        );
-        now += SECOND * want;
-        assert!(machine.admit(now - SECOND / 10, false).is_err(), "{want}");
-    }
-}
-
-#[test]
-fn a_probe_that_was_given_up_leaves_the_next_one_free() {
-    let mut machine = opened();
-    let probe = machine.admit(SECOND, false).unwrap();
-    assert_eq!(machine.end(probe, Outcome::Unknown, SECOND, 0.0), None);
-    assert!(machine.admit(SECOND, false).is_ok());
-}
-
-#[test]
-fn what_began_before_it_opened_neither_closes_nor_delays_it() {
-    let mut machine = Machine::new(BreakerOptions::default());
-    let permits: Vec<_> = (0..5)
-        .map(|_| machine.admit(SECOND, false).unwrap())
-        .collect();
-    let outcomes = [failed(), failed(), failed(), Outcome::Answered, failed()];
-    let events: Vec<_> = permits
-        .iter()
-        .zip(outcomes)
-        .filter_map(|(p, o)| machine.end(*p, o, SECOND, 0.0))
-        .collect();
-    assert_eq!(events, [Event::Opened("refused".to_owned())]);
-    assert!(
-        machine.admit(SECOND * 2, false).is_ok(),
-        "the first delay still holds"
-    );
-}
-
-#[test]
-fn a_remote_that_asks_for_patience_gets_it_within_the_limit() {
-    for (asked, waits) in [(10, 10), (3600, 60)] {
-        let mut machine = Machine::new(BreakerOptions {
-            failures: 1,
-            ..BreakerOptions::default()
-        });
-        let permit = machine.admit(Duration::ZERO, false).unwrap();
-        let busy = Outcome::Failed {
-            reason: "429".to_owned(),
-            wait: Some(SECOND * asked),
-        };
-        machine.end(permit, busy, Duration::ZERO, 0.0);
-        assert!(machine.admit(SECOND * (waits - 1), false).is_err());
-        assert!(machine.admit(SECOND * waits, false).is_ok());
-    }
-}
 
 fn breaker(inner: &Arc<Scripted>, in_background: bool) -> (Breaker, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::default());
@@ -142,7 +30,7 @@ fn while_open_the_remote_is_not_asked() {
     assert!(
         breaker
             .get(&sig())
-            .is_err_and(|error| error.to_string().contains("breaker open"))
+            .is_err_and(|error| error.to_string().contains("not asked, failing"))
     );
     assert_eq!(inner.calls(), 1);
     clock.advance(SECOND);
@@ -221,7 +109,11 @@ fn a_certificate_that_is_not_trusted_opens_it_and_a_renewed_one_closes_it() {
         } else {
             assert!(breaker.exists(&sig()).is_err());
         }
-        assert!(breaker.trouble().is_some_and(|why| why.contains("expired")));
+        assert!(
+            breaker
+                .trouble()
+                .is_some_and(|why| why.reason.contains("expired"))
+        );
         clock.sleep(SECOND * 2);
         breaker.probe();
         assert!(breaker.trouble().is_some(), "still not renewed");
@@ -230,4 +122,129 @@ fn a_certificate_that_is_not_trusted_opens_it_and_a_renewed_one_closes_it() {
         assert!(breaker.trouble().is_none());
         assert!(breaker.exists(&sig()).unwrap());
     }
+}
+
+/// Quick with what it does not have; an object begins after a while, and its content takes its time.
+struct Lame {
+    clock: Arc<ManualClock>,
+    answers_after: Mutex<Duration>,
+    content: Mutex<Option<RemoteError>>,
+    gets: AtomicUsize,
+}
+
+impl Remote for Lame {
+    fn get(&self, _: &Signature) -> Result<Option<Object>, RemoteError> {
+        self.gets.fetch_add(1, Ordering::SeqCst);
+        self.clock.advance(*self.answers_after.lock().unwrap());
+        let broken = self.content.lock().unwrap().take();
+        let content: Box<dyn Read + Send> = match broken {
+            Some(error) => Box::new(Fails(Some(error))),
+            None => Box::new(io::empty()),
+        };
+        Ok(Some(Object {
+            meta: Meta::file(0o644),
+            len: None,
+            content,
+            arrived: Arrived::default(),
+        }))
+    }
+
+    fn put(&self, _: &Signature, _: Meta, _: &Content) -> Result<Put, RemoteError> {
+        Ok(Put::Stored)
+    }
+
+    fn exists(&self, _: &Signature) -> Result<bool, RemoteError> {
+        Ok(false)
+    }
+
+    fn delete(&self, _: &Signature) -> Result<bool, RemoteError> {
+        Ok(false)
+    }
+
+    fn list(&self, _: &mut dyn FnMut(Listed)) -> Result<(), RemoteError> {
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        "lame:".to_owned()
+    }
+}
+
+struct Fails(Option<RemoteError>);
+
+impl Read for Fails {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        self.0.take().map_or(Ok(0), |error| Err(error.into_io()))
+    }
+}
+
+fn lame() -> (Breaker, Arc<Lame>) {
+    let clock = Arc::new(ManualClock::default());
+    let lame = Arc::new(Lame {
+        clock: clock.clone(),
+        answers_after: Mutex::default(),
+        content: Mutex::default(),
+        gets: AtomicUsize::new(0),
+    });
+    let options = BreakerOptions {
+        in_background: true,
+        ..BreakerOptions::default()
+    };
+    (Breaker::new(lame.clone(), clock, options), lame)
+}
+
+/// One that answered "no such object" at once and sent contents byte by byte was trusted again at each miss.
+#[test]
+fn slowness_ends_with_the_object_that_was_slow_and_not_with_a_quick_miss() {
+    let (breaker, lame) = lame();
+    let slow = || Some(RemoteError::Slow("1 byte a second".to_owned()));
+    *lame.content.lock().unwrap() = slow();
+    let mut object = breaker.get(&sig()).unwrap().unwrap();
+    assert!(io::copy(&mut object.content, &mut io::sink()).is_err());
+    let ailment = || breaker.trouble().map(|trouble| trouble.ailment);
+    assert_eq!(ailment(), Some(Ailment::Slow));
+    lame.clock.advance(SECOND * 100);
+    *lame.content.lock().unwrap() = slow();
+    breaker.probe();
+    assert_eq!(ailment(), Some(Ailment::Slow));
+    lame.clock.advance(SECOND * 100);
+    breaker.probe();
+    assert_eq!(ailment(), None);
+    assert_eq!(lame.gets.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn silence_does_not_end_with_an_answer_that_lookups_would_not_have_waited_for() {
+    let (breaker, lame) = lame();
+    *lame.answers_after.lock().unwrap() = SECOND * 4;
+    breaker.report(Complaint {
+        ailment: Ailment::Hangs,
+        about: Some(sig()),
+        reason: "no answer".to_owned(),
+    });
+    lame.clock.advance(SECOND * 1000);
+    breaker.probe();
+    let trouble = breaker.trouble().unwrap();
+    assert_eq!(trouble.ailment, Ailment::Hangs);
+    assert_eq!(trouble.reason, "answered a probe after 4.0 s");
+    *lame.answers_after.lock().unwrap() = SECOND * 2;
+    lame.clock.advance(SECOND * 1000);
+    breaker.probe();
+    assert_eq!(breaker.trouble(), None);
+}
+
+#[test]
+fn who_wants_to_know_is_told_when_it_closes() {
+    let inner = Scripted::shared([Err(transient()), Ok(true)]);
+    let (breaker, clock) = breaker(&inner, true);
+    let told = Arc::new(AtomicUsize::new(0));
+    let telling = told.clone();
+    breaker.when_closed(Box::new(move || {
+        telling.fetch_add(1, Ordering::SeqCst);
+    }));
+    assert!(breaker.exists(&sig()).is_err());
+    clock.advance(SECOND);
+    assert_eq!(told.load(Ordering::SeqCst), 0);
+    breaker.probe();
+    assert_eq!(told.load(Ordering::SeqCst), 1);
 }

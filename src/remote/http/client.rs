@@ -22,6 +22,7 @@ use crate::object::Payload;
 use crate::remote::http::auth::{Auth, Credentials};
 use crate::remote::http::body::{self, Progress};
 use crate::remote::http::{content_length, status};
+use crate::remote::pace::slowness;
 use crate::remote::{RemoteError, RemoteOptions};
 
 /// Redirects of one request. Caches redirect once (to a mirror or with a slash) if at all.
@@ -54,6 +55,7 @@ struct Engine {
     runtime: Option<Runtime>,
     http: reqwest::Client,
     stall: Duration,
+    min_speed: u64,
 }
 
 /// One request.
@@ -132,6 +134,7 @@ impl Client {
             runtime: Some(runtime),
             http,
             stall: options.stall_timeout,
+            min_speed: options.min_speed,
         };
         Ok(Self {
             engine: Arc::new(engine),
@@ -195,9 +198,9 @@ impl Client {
             }
         };
         let subject = request.subject();
-        let stall = self.engine.stall;
+        let (stall, min_speed) = (self.engine.stall, self.engine.min_speed);
         // Timers begin with `send`, so it must be called on the runtime.
-        let sending = async { watched(builder.send(), &progress, stall).await };
+        let sending = async { watched(builder.send(), &progress, stall, min_speed).await };
         let response = self.engine.run(sending);
         match response {
             Ok(response) => Ok(Answer {
@@ -216,6 +219,8 @@ impl Client {
 /// Why there is no answer.
 enum Fault {
     Stalled,
+    /// An upload went at so many bytes a second, fewer than so many.
+    Slow(u64, u64),
     Failed(reqwest::Error),
 }
 
@@ -225,6 +230,7 @@ impl Fault {
             Self::Stalled => {
                 RemoteError::Transient("timed out: no byte went either way".to_owned())
             }
+            Self::Slow(speed, floor) => slowness(speed, floor),
             Self::Failed(error) => match certificate(&error) {
                 Some(wrong) => RemoteError::Untrusted(distrust(wrong)),
                 None => RemoteError::Transient(explain(&error)),
@@ -234,17 +240,28 @@ impl Fault {
 }
 
 /// Waits for an answer as long as bytes are being sent, and one stall time more.
+///
+/// What was handed to the connection is more than what the server has, by what the kernel holds. So the mean since
+/// the beginning is what an upload is judged by: it errs in favour of the server. Once all was handed over, no speed can
+/// be told any more.
 async fn watched(
     sending: impl Future<Output = reqwest::Result<Response>>,
     progress: &Progress,
     stall: Duration,
+    min_speed: u64,
 ) -> Result<Response, Fault> {
+    let mut took = Duration::ZERO;
     let mut sending = pin!(sending);
     let (mut seen, mut patience) = (0, 1);
     loop {
         match timeout(stall, sending.as_mut()).await {
             Ok(answered) => return answered.map_err(Fault::Failed),
             Err(_) if progress.sent() > seen => {
+                took += stall;
+                let speed = mean_speed(progress.sent(), took);
+                if !progress.is_complete() && speed < min_speed {
+                    return Err(Fault::Slow(speed, min_speed));
+                }
                 seen = progress.sent();
                 patience = if progress.is_complete() {
                     STALLS_AFTER_UPLOAD
@@ -256,6 +273,12 @@ async fn watched(
             Err(_) => return Err(Fault::Stalled),
         }
     }
+}
+
+/// In bytes a second.
+fn mean_speed(bytes: u64, time: Duration) -> u64 {
+    let speed = u128::from(bytes) * 1000 / time.as_millis().max(1);
+    u64::try_from(speed).unwrap_or(u64::MAX)
 }
 
 /// The cause at the bottom, which is what helps; reqwest's own words repeat the URL.

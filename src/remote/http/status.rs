@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use reqwest::StatusCode;
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 
 use crate::remote::RemoteError;
 
@@ -70,16 +70,17 @@ pub(super) fn error(subject: &str, status: StatusCode, headers: &HeaderMap) -> R
     }
 }
 
-/// Seconds only. The other form, a date, would need our clock and the server's to agree.
+/// In seconds, or as a date, which is compared with the date of the answer itself: our clock and the server's need
+/// not agree. A date without that, or that is over, says nothing.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers
-        .get(RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
-    Some(Duration::from_secs(seconds))
+    let text = |name| Some(headers.get(name)?.to_str().ok()?.trim());
+    let asked = text(RETRY_AFTER)?;
+    if let Ok(seconds) = asked.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = |text| httpdate::parse_http_date(text).ok();
+    let wait = date(asked)?.duration_since(date(text(DATE)?)?);
+    wait.ok().filter(|wait| !wait.is_zero())
 }
 
 #[cfg(test)]
@@ -126,14 +127,30 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_kept_when_it_is_in_seconds() {
+    fn a_server_may_say_in_seconds_when_to_come_back() {
         assert_eq!(
             of(503, Some("7")).retry_after(),
             Some(Duration::from_secs(7))
         );
-        assert_eq!(
-            of(429, Some("Wed, 21 Oct 2026 07:28:00 GMT")).retry_after(),
-            None
+        assert_eq!(of(503, Some("soon")).retry_after(), None);
+    }
+
+    #[test]
+    fn a_date_to_come_back_is_by_the_clock_of_the_server() {
+        let wait = |after: &'static str, date: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(after));
+            if let Some(date) = date {
+                headers.insert(DATE, HeaderValue::from_static(date));
+            }
+            error("GET http://h/x", StatusCode::TOO_MANY_REQUESTS, &headers).retry_after()
+        };
+        let (sent, later) = (
+            "Wed, 21 Oct 2015 07:28:00 GMT",
+            "Wed, 21 Oct 2015 07:30:00 GMT",
         );
+        assert_eq!(wait(later, Some(sent)), Some(Duration::from_secs(120)));
+        assert_eq!(wait(sent, Some(later)), None);
+        assert_eq!(wait(later, None), None);
     }
 }
