@@ -180,8 +180,14 @@ impl Proxy {
                 Door::Full => Entrance::full(self.port()),
             };
         }
+        // Not left to the writers: they would miss a fault that is over soon.
+        let at_once = matches!(fault, Fault::Refuse | Fault::Reset { after: 0, .. });
         for line in self.shared.lines() {
-            line.notify();
+            if at_once {
+                line.reset();
+            } else {
+                line.notify();
+            }
         }
     }
 
