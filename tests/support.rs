@@ -5,6 +5,8 @@ pub(crate) mod canned;
 pub(crate) mod model;
 pub(crate) mod mounted;
 pub(crate) mod oracle;
+/// What networks and dying servers do to connections.
+pub(crate) mod proxy;
 /// A machine without a kernel: file system, store, fetches and uploads over a remote in memory.
 pub(crate) mod rig;
 pub(crate) mod scons;
