@@ -33,7 +33,7 @@ use crate::object::ObjectError;
 use crate::remote::blob::BlobRemote;
 use crate::signature::{Meta, Signature};
 
-pub use crate::object::{Content, Format, Key, KeyError, Object};
+pub use crate::object::{Arrived, Content, Format, Key, KeyError, Object};
 pub use options::{Layout, MIN_SPEED, RemoteOptions, Secret};
 
 /// What became of an upload.

@@ -26,6 +26,9 @@ mod remote_contract;
 /// HTTP servers that lie, stall and break off.
 mod http_faults;
 
+/// Whatever a network, a server or a file server does: never wrong bytes, never a failed call, nothing lost.
+mod faults;
+
 /// README, man pages, `--help` and the program say the same.
 mod docs;
 

@@ -31,7 +31,7 @@ keeps_the_contract! {
     memory_in_lower_layout_keeps_the_contract: memory(layout(Layout::Lower));
     memory_in_flat_layout_keeps_the_contract: memory(layout(Layout::Flat));
     memory_of_raw_objects_keeps_the_contract: memory(raw());
-    memory_behind_retry_and_breaker_keeps_the_contract: decorated(plain());
+    memory_behind_retry_breaker_and_deadline_keeps_the_contract: decorated(plain());
     a_directory_keeps_the_contract: file(plain());
     a_directory_in_flat_layout_keeps_the_contract: file(layout(Layout::Flat));
     a_directory_of_raw_objects_keeps_the_contract: file(raw());

@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::name::Place;
-use crate::object::Arrived;
 use crate::remote::pace::Pace;
-use crate::remote::{Ailment, Complaint};
+use crate::remote::{Ailment, Arrived, Complaint};
 
 use super::Waiter;
 

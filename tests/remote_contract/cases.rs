@@ -4,10 +4,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cachedirfs::clock::SystemClock;
 use cachedirfs::remote::blob::BlobRemote;
 use cachedirfs::remote::breaker::{Breaker, BreakerOptions};
+use cachedirfs::remote::deadline::{Deadline, DeadlineOptions};
 use cachedirfs::remote::memory::Memory;
 use cachedirfs::remote::retry::{Retry, RetryOptions};
 use cachedirfs::remote::{Format, Key, Layout, Remote, RemoteOptions, Secret, open};
@@ -120,8 +122,15 @@ pub(super) fn bearer(options: RemoteOptions) -> Case {
 /// Retry over breaker over memory, as a mount stacks them.
 pub(super) fn decorated(options: RemoteOptions) -> Case {
     let case = memory(options);
+    let limits = DeadlineOptions {
+        first_byte: Duration::from_secs(60),
+        stall: Duration::from_secs(60),
+        whole: Duration::from_secs(600),
+        min_speed: 0,
+    };
+    let deadline = Deadline::new(case.remote, SystemClock::shared(), limits);
     let breaker = Breaker::new(
-        case.remote,
+        Arc::new(deadline),
         SystemClock::shared(),
         BreakerOptions::default(),
     );

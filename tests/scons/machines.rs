@@ -178,7 +178,7 @@ fn the_status_tells_what_each_machine_did() {
 }
 
 /// SCons makes what it retrieves writable for the owner, also from a plain directory.
-fn writable(mut tree: tree::Tree) -> tree::Tree {
+pub(crate) fn writable(mut tree: tree::Tree) -> tree::Tree {
     for (path, node) in &mut tree {
         if let Node::File { mode, .. } = node
             && path.to_string_lossy() != "words.in"
