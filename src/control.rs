@@ -82,6 +82,8 @@ pub struct Status {
     pub min_free: u64,
     /// What is wrong with the remote; absent when it is well.
     pub remote_trouble: Option<String>,
+    /// What is wrong with the backing disk; absent when it is well.
+    pub disk_trouble: Option<String>,
     /// Whether all entries on disk are counted and known to eviction already.
     pub index_complete: bool,
 }

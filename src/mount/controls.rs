@@ -39,6 +39,7 @@ impl Controlled for Controls {
             limit: config.size,
             min_free: config.min_free,
             remote_trouble: parts.remote.trouble().or_else(|| parts.fetch.trouble()),
+            disk_trouble: parts.store.trouble(),
             index_complete: usage.complete,
         }
     }
