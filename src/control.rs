@@ -86,6 +86,8 @@ pub struct Status {
     pub remote_trouble: Option<String>,
     /// For how long it has not been asked; zero when it is well.
     pub remote_since_seconds: u64,
+    /// What is wrong with the backing disk; absent when it is well.
+    pub disk_trouble: Option<String>,
     /// Whether all entries on disk are counted and known to eviction already.
     pub index_complete: bool,
 }

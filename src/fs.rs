@@ -16,10 +16,12 @@ pub mod attr;
 pub mod dirs;
 pub mod entries;
 pub mod files;
+mod leftovers;
 pub mod lock;
 pub mod names;
 pub mod reach;
 pub mod setattr;
+mod standin;
 pub mod tree;
 
 use std::ffi::OsStr;
@@ -28,7 +30,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, Stat};
+use rustix::fs::Stat;
 
 use crate::clock::Clock;
 use crate::fetch::Fetch;
@@ -157,7 +159,7 @@ impl Fs {
         match &kind {
             Name::Private => return Ok(Looked::Absent(LONG)),
             Name::RootFile(RootFile::ConfigLock) => self.drop_stale_config_lock(),
-            Name::PrefixDir(dir) => self.provide_prefix(dir, name)?,
+            Name::PrefixDir(dir) => return self.lookup_prefix(parent, dir, name, &kind),
             _ => {}
         }
         match self.find(parent, name, &kind) {
@@ -190,6 +192,8 @@ impl Fs {
 
     fn absent(&self, kind: &Name) -> Looked {
         match kind {
+            // What comes could not be kept.
+            Name::Entry(_) if self.store.is_sick() => Looked::Absent(Duration::ZERO),
             Name::Entry(place) => match self.fetch.known_absent(&place.sig) {
                 Some(left) => {
                     self.stats.recent_misses.one();
@@ -199,30 +203,67 @@ impl Fs {
             },
             // It appears and goes by our doing, too.
             Name::RootFile(RootFile::ConfigLock) => Looked::Absent(Duration::ZERO),
+            _ if self.store.is_sick() => Looked::Absent(Duration::ZERO),
             _ => Looked::Absent(LONG),
         }
     }
 
     /// A prefix directory that SCons may ask for exists: without it, SCons could never ask for what is in it.
-    fn provide_prefix(&self, dir: &Dir, name: &OsStr) -> Result<(), Errno> {
-        if dir.prefix_digits().len() != usize::from(self.store.prefix_digits()) {
-            return Ok(());
+    fn lookup_prefix(
+        &self,
+        parent: u64,
+        dir: &Dir,
+        name: &OsStr,
+        kind: &Name,
+    ) -> Result<Looked, Errno> {
+        match self.find(parent, name, kind) {
+            Err(Errno::NOENT) if self.is_asked_for(dir) => {}
+            Err(Errno::NOENT) => return Ok(self.absent(kind)),
+            found => return found.map(Looked::Found),
         }
-        let name = name.to_str().ok_or(Errno::INVAL)?;
-        if rustix::fs::statat(self.store.root(), name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-            return Ok(());
+        let text = name.to_str().ok_or(Errno::INVAL)?;
+        let made = self.with_room(&[], || self.store.ensure_prefix(text).map_err(errno));
+        match made {
+            Ok(()) => self.find(parent, name, kind),
+            Err(e) => self.find_stand_in(parent, name, kind, e),
         }
-        self.store.ensure_prefix(name).map_err(errno)
+        .map(Looked::Found)
+    }
+
+    /// Has the tree remember what stands in for a name in the root that the disk failed.
+    fn find_stand_in(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        kind: &Name,
+        error: Errno,
+    ) -> Result<Found, Errno> {
+        let stat = self.stand_in(kind, error)?;
+        let mut tree = self.tree_mut();
+        let found = self.remember(&mut tree, parent, name, kind, &stat);
+        // As soon as the disk can again, so it shall be.
+        Ok(Found {
+            entry_ttl: Duration::ZERO,
+            attr_ttl: Duration::ZERO,
+            ..found
+        })
     }
 
     /// Finds a name on the disk and has the tree remember it.
     fn find(&self, parent: u64, name: &OsStr, kind: &Name) -> Result<Found, Errno> {
+        if lock::is_lock(kind) {
+            return self.find_lock(&mut self.tree_mut());
+        }
         loop {
             let tree = self.tree();
             let epoch = tree.epoch;
             let spot = self.spot_in(&tree, parent, name)?;
-            let stat = spot.stat(self.store.root())?;
+            let stat = spot.stat(self.store.root());
             drop(tree);
+            let stat = match stat {
+                Ok(stat) => stat,
+                Err(e) => return self.find_stand_in(parent, name, kind, e),
+            };
             if stat.st_dev != self.device {
                 // Another file system is mounted inside the backing directory: its inode numbers are not ours.
                 return Err(Errno::XDEV);
@@ -256,8 +297,8 @@ impl Fs {
 
     /// The entry that a node stands for, if it stands for one.
     fn entry_of(&self, tree: &Tree, ino: u64) -> Option<Place> {
-        tree.get(ino)?.names().iter().find_map(|(parent, name)| {
-            match name_in(tree, *parent, name) {
+        tree.get(ino)?.names().find_map(|known| {
+            match name_in(tree, known.parent(), &known.name()) {
                 Ok(Name::Entry(place)) => Some(place),
                 _ => None,
             }
@@ -289,7 +330,7 @@ impl Fs {
 
 /// What `name` in the directory `parent` is.
 fn name_in(tree: &Tree, parent: u64, name: &OsStr) -> Result<Name, Errno> {
-    let dir = tree.get(parent).ok_or(Errno::STALE)?.dir;
+    let dir = tree.get(parent).ok_or(Errno::STALE)?.dir();
     Ok(Name::parse(&dir, name.as_bytes()))
 }
 

@@ -96,7 +96,33 @@ impl FuseFs {
             Err(crate::fs::Errno::NOENT) if outcome == Outcome::Absent => {
                 absent(reply, fs.fetcher().negative_ttl());
             }
-            Err(e) => reply.error(error(e)),
+            Err(e) => {
+                fs.failed(e);
+                reply.error(error(e));
+            }
+        }
+    }
+
+    /// What the kernel is told of an error, and the file system hears of it.
+    fn error(&self, e: crate::fs::Errno) -> Errno {
+        self.fs.failed(e);
+        error(e)
+    }
+
+    fn entry(&self, reply: ReplyEntry, result: Result<crate::fs::Found, crate::fs::Errno>) {
+        match result {
+            Ok(found) => {
+                let attr = attr(&found.attr);
+                reply.entry_with_ttls(&found.attr_ttl, &found.entry_ttl, &attr, GENERATION);
+            }
+            Err(e) => reply.error(self.error(e)),
+        }
+    }
+
+    fn empty(&self, reply: ReplyEmpty, result: Result<(), crate::fs::Errno>) {
+        match result {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(self.error(e)),
         }
     }
 }
@@ -115,27 +141,6 @@ fn caller(req: &Request) -> Caller {
         uid: req.uid(),
         gid: req.gid(),
         pid: req.pid(),
-    }
-}
-
-fn entry(reply: ReplyEntry, result: Result<crate::fs::Found, crate::fs::Errno>) {
-    match result {
-        Ok(found) => {
-            reply.entry_with_ttls(
-                &found.attr_ttl,
-                &found.entry_ttl,
-                &attr(&found.attr),
-                GENERATION,
-            );
-        }
-        Err(e) => reply.error(error(e)),
-    }
-}
-
-fn empty(reply: ReplyEmpty, result: Result<(), crate::fs::Errno>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(e) => reply.error(error(e)),
     }
 }
 
@@ -160,14 +165,14 @@ impl Filesystem for FuseFs {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.guard(|| match self.fs.lookup(parent.0, name) {
-            Ok(Looked::Found(found)) => entry(reply, Ok(found)),
+            Ok(Looked::Found(found)) => self.entry(reply, Ok(found)),
             Ok(Looked::Absent(ttl)) => absent(reply, ttl),
             Ok(Looked::Ask(place)) => {
                 let (fs, name) = (self.fs.clone(), name.to_owned());
                 let waiter = move |outcome| Self::answer(&fs, outcome, parent.0, &name, reply);
                 self.fs.fetcher().ask(place, Box::new(waiter));
             }
-            Err(e) => reply.error(error(e)),
+            Err(e) => reply.error(self.error(e)),
         });
     }
 
@@ -178,7 +183,7 @@ impl Filesystem for FuseFs {
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.guard(|| match self.fs.getattr(ino.0) {
             Ok((found, ttl)) => reply.attr(&ttl, &attr(&found)),
-            Err(e) => reply.error(error(e)),
+            Err(e) => reply.error(self.error(e)),
         });
     }
 
@@ -213,7 +218,7 @@ impl Filesystem for FuseFs {
             };
             match self.fs.setattr(ino.0, &changes) {
                 Ok((found, ttl)) => reply.attr(&ttl, &attr(&found)),
-                Err(e) => reply.error(error(e)),
+                Err(e) => reply.error(self.error(e)),
             }
         });
     }
@@ -221,7 +226,7 @@ impl Filesystem for FuseFs {
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
         self.guard(|| match self.fs.readlink(ino.0) {
             Ok(target) => reply.data(target.as_encoded_bytes()),
-            Err(e) => reply.error(error(e)),
+            Err(e) => reply.error(self.error(e)),
         });
     }
 
@@ -236,7 +241,7 @@ impl Filesystem for FuseFs {
         reply: ReplyEntry,
     ) {
         self.guard(|| {
-            entry(
+            self.entry(
                 reply,
                 self.fs.mknod(caller(req), parent.0, name, mode, rdev),
             );
@@ -252,15 +257,15 @@ impl Filesystem for FuseFs {
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        self.guard(|| entry(reply, self.fs.mkdir(caller(req), parent.0, name, mode)));
+        self.guard(|| self.entry(reply, self.fs.mkdir(caller(req), parent.0, name, mode)));
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.guard(|| empty(reply, self.fs.unlink(parent.0, name)));
+        self.guard(|| self.empty(reply, self.fs.unlink(parent.0, name)));
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.guard(|| empty(reply, self.fs.rmdir(parent.0, name)));
+        self.guard(|| self.empty(reply, self.fs.rmdir(parent.0, name)));
     }
 
     fn symlink(
@@ -272,7 +277,7 @@ impl Filesystem for FuseFs {
         reply: ReplyEntry,
     ) {
         self.guard(|| {
-            entry(
+            self.entry(
                 reply,
                 self.fs
                     .symlink(caller(req), parent.0, link_name, target.as_os_str()),
@@ -297,7 +302,7 @@ impl Filesystem for FuseFs {
                     self.fs.when_tried(upload, Box::new(move || reply.ok()));
                 }
                 Ok(_) => reply.ok(),
-                Err(e) => reply.error(error(e)),
+                Err(e) => reply.error(self.error(e)),
             }
         });
     }
@@ -310,7 +315,7 @@ impl Filesystem for FuseFs {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        self.guard(|| entry(reply, self.fs.link(ino.0, newparent.0, newname)));
+        self.guard(|| self.entry(reply, self.fs.link(ino.0, newparent.0, newname)));
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -324,7 +329,7 @@ impl Filesystem for FuseFs {
                     None => reply.opened(FileHandle(fh), CACHED),
                 }
             }
-            Err(e) => reply.error(error(e)),
+            Err(e) => reply.error(self.error(e)),
         });
     }
 
@@ -353,7 +358,7 @@ impl Filesystem for FuseFs {
                         None => reply.created(&ttl, &shown, GENERATION, fh, CACHED),
                     }
                 }
-                Err(e) => reply.error(error(e)),
+                Err(e) => reply.error(self.error(e)),
             },
         );
     }
@@ -373,7 +378,7 @@ impl Filesystem for FuseFs {
             let mut buffer = vec![0; size as usize];
             match self.fs.read(fh.0, offset, &mut buffer) {
                 Ok(n) => reply.data(&buffer[..n]),
-                Err(e) => reply.error(error(e)),
+                Err(e) => reply.error(self.error(e)),
             }
         });
     }
@@ -392,7 +397,7 @@ impl Filesystem for FuseFs {
     ) {
         self.guard(|| match self.fs.write(fh.0, offset, data) {
             Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
-            Err(e) => reply.error(error(e)),
+            Err(e) => reply.error(self.error(e)),
         });
     }
 
@@ -421,7 +426,7 @@ impl Filesystem for FuseFs {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.guard(|| empty(reply, self.fs.fsync(fh.0, datasync)));
+        self.guard(|| self.empty(reply, self.fs.fsync(fh.0, datasync)));
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -433,7 +438,7 @@ impl Filesystem for FuseFs {
                 drop(dirs);
                 reply.opened(FileHandle(fh), FopenFlags::empty());
             }
-            Err(e) => reply.error(error(e)),
+            Err(e) => reply.error(self.error(e)),
         });
     }
 
@@ -454,7 +459,7 @@ impl Filesystem for FuseFs {
             };
             match self.fs.readdir(&handle, offset, &mut add) {
                 Ok(()) => reply.ok(),
-                Err(e) => reply.error(error(e)),
+                Err(e) => reply.error(self.error(e)),
             }
         });
     }
@@ -487,7 +492,7 @@ impl Filesystem for FuseFs {
         reply: ReplyEmpty,
     ) {
         self.guard(|| match self.dir(fh) {
-            Some(handle) => empty(reply, self.fs.fsyncdir(&handle)),
+            Some(handle) => self.empty(reply, self.fs.fsyncdir(&handle)),
             None => reply.error(Errno::EBADF),
         });
     }
@@ -501,7 +506,7 @@ impl Filesystem for FuseFs {
                     v.f_blocks, v.f_bfree, v.f_bavail, v.f_files, v.f_ffree, bsize, namelen, frsize,
                 );
             }
-            Err(e) => reply.error(error(e)),
+            Err(e) => reply.error(self.error(e)),
         });
     }
 
@@ -515,7 +520,7 @@ impl Filesystem for FuseFs {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.guard(|| empty(reply, self.fs.fallocate(fh.0, offset, length, mode)));
+        self.guard(|| self.empty(reply, self.fs.fallocate(fh.0, offset, length, mode)));
     }
 
     fn lseek(
@@ -529,7 +534,7 @@ impl Filesystem for FuseFs {
     ) {
         self.guard(|| match self.fs.lseek(fh.0, offset, whence) {
             Ok(at) => reply.offset(i64::try_from(at).unwrap_or(i64::MAX)),
-            Err(e) => reply.error(error(e)),
+            Err(e) => reply.error(self.error(e)),
         });
     }
 

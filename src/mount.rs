@@ -50,6 +50,10 @@ const LINGER: Duration = Duration::from_secs(2);
 const LAST_UPLOADS: Duration = Duration::from_millis(500);
 /// Uploads have time: compressing and hashing gives way to the build that pushes.
 const UPLOAD_NICENESS: i32 = 10;
+/// Nothing waits for the scan, and it is busy with a million files.
+const SCAN_NICENESS: i32 = 10;
+/// How often leftovers are looked for: they are a day old when they go.
+const COLLECT_EVERY: Duration = Duration::from_secs(3600);
 /// How long threads that were told to end may take before they are left to the end of the process.
 const LAST_HELPERS: Duration = Duration::from_secs(1);
 
@@ -360,7 +364,11 @@ impl Parts {
             .device;
         let controls = Arc::new(Controls(self.clone()));
         let server = Server::bind(&config.run_dir, device, controls, self.clock.clone())?;
-        Ok(threads::spawn("control", move || server.run(&stop))?)
+        let stats = self.stats.clone();
+        let run = move || {
+            threads::keep_running("control", &stats, &stop, &|| server.run(&stop));
+        };
+        Ok(threads::spawn("control", run)?)
     }
 
     /// Does something every [`PROBE_TICK`] until all is over.
@@ -439,29 +447,30 @@ fn spawn_fetchers(
     parts: &Arc<Parts>,
     jobs: &crossbeam_channel::Receiver<Place>,
 ) -> io::Result<()> {
+    let (stats, over) = (&parts.stats, &parts.over);
     for n in 0..parts.config.fetch_threads {
         let (fetch, jobs) = (parts.fetch.clone(), jobs.clone());
-        threads.spawn(&format!("fetch-{n}"), move || fetch.run_worker(&jobs))?;
+        let run = move || fetch.run_worker(&jobs);
+        threads.spawn_loop(&format!("fetch-{n}"), stats, over, run)?;
     }
     let fetch = parts.fetch.clone();
-    threads.spawn("fetch-clock", move || fetch.run_clock())
+    threads.spawn_loop("fetch-clock", stats, over, move || fetch.run_clock())
 }
 
 fn spawn_keepers(threads: &mut Threads, parts: &Arc<Parts>, fs: &Arc<Fs>) -> io::Result<()> {
+    let (stats, over) = (&parts.stats, &parts.over);
     let (store, evicting) = (parts.store.clone(), fs.clone());
-    threads.spawn("evict", move || {
+    threads.spawn_loop("evict", stats, over, move || {
         store.run_evictor(&|place| evicting.evict(place));
     })?;
     let hands = parts.hands.clone();
-    threads.spawn("hands", move || hands.run_watch())?;
+    threads.spawn_loop("hands", stats, over, move || hands.run_watch())?;
     let store = parts.store.clone();
-    threads.spawn("scan", move || {
-        if let Err(e) = store.scan() {
-            log::error!(
-                "cannot read the whole backing directory {}: {e}",
-                store.path().display()
-            );
-        }
+    threads.spawn_loop("disk", stats, over, move || store.run_keeper())?;
+    let (scanning, collecting) = (parts.clone(), fs.clone());
+    threads.spawn_loop("scan", stats, over, move || {
+        threads::give_way(SCAN_NICENESS);
+        scan_and_collect(&scanning, &collecting);
     })?;
     let uploads = Arc::downgrade(&parts.uploads);
     parts.remote.when_closed(Box::new(move || {
@@ -471,11 +480,11 @@ fn spawn_keepers(threads: &mut Threads, parts: &Arc<Parts>, fs: &Arc<Fs>) -> io:
     }));
     // Two threads: a probe may hang like any other call, and who waits for it could not notice that.
     let probing = parts.clone();
-    threads.spawn("probe", move || {
+    threads.spawn_loop("probe", stats, over, move || {
         probing.now_and_then(|| probing.remote.probe());
     })?;
     let watching = parts.clone();
-    threads.spawn("watch", move || {
+    threads.spawn_loop("watch", stats, over, move || {
         watching.now_and_then(|| {
             for complaint in watching.watched.overdue() {
                 watching.remote.report(complaint);
@@ -484,7 +493,25 @@ fn spawn_keepers(threads: &mut Threads, parts: &Arc<Parts>, fs: &Arc<Fs>) -> io:
     })
 }
 
+/// Fills the index, then collects what interrupted pushes left, now and again every hour.
+fn scan_and_collect(parts: &Parts, fs: &Fs) {
+    if let Err(e) = parts.store.scan() {
+        log::error!(
+            "cannot read the whole backing directory {}: {e}",
+            parts.store.path().display()
+        );
+    }
+    while !parts.over.asked() {
+        fs.collect_leftovers();
+        if let Err(e) = sys::poll_readable(&[parts.over.as_fd()], Some(COLLECT_EVERY)) {
+            log::error!("leftovers are not collected any more: {e}");
+            return;
+        }
+    }
+}
+
 fn spawn_uploaders(threads: &mut Threads, parts: &Arc<Parts>) -> io::Result<()> {
+    let (stats, over) = (&parts.stats, &parts.over);
     // What an earlier mount left pending stays so.
     let workers = match parts.config.push {
         Push::Off => 0,
@@ -494,14 +521,16 @@ fn spawn_uploaders(threads: &mut Threads, parts: &Arc<Parts>) -> io::Result<()> 
     let (send, receive) = crossbeam_channel::bounded::<Item>(0);
     for n in 0..workers {
         let (uploads, jobs) = (parts.uploads.clone(), receive.clone());
-        threads.spawn(&format!("upload-{n}"), move || {
+        threads.spawn_loop(&format!("upload-{n}"), stats, over, move || {
             threads::give_way(UPLOAD_NICENESS);
             uploads.run_worker(&jobs);
         })?;
     }
     if workers > 0 {
         let uploads = parts.uploads.clone();
-        threads.spawn("upload", move || uploads.run_dispatcher(send))?;
+        threads.spawn_loop("upload", stats, over, move || {
+            uploads.run_dispatcher(send.clone());
+        })?;
     }
     Ok(())
 }

@@ -63,7 +63,11 @@ counters! {
     evicted,
     /// Bytes of those.
     evicted_bytes,
-    /// Handlers that panicked (each answered EIO).
+    /// Operations that the backing disk failed.
+    disk_errors,
+    /// What interrupted pushes left behind for a day, and we removed.
+    leftovers,
+    /// Handlers and loops that panicked (a handler answered EIO, a loop began again).
     panics,
 }
 

@@ -8,19 +8,23 @@
 //!                    /tmp/         objects on their way in; emptied at every start
 //!                    /pending/     entries that are still to be uploaded (see `upload::journal`)
 //!                    /writing/     marks of entries that are being written in place
+//!                    /totals       bytes that entries take, as last written down
 //! ```
 //!
 //! Bytes that come from elsewhere enter in one way: [`Store::begin_write`] reserves room, the
 //! [`Incoming`] takes the bytes in `tmp/`, and its commit links the whole file into place without
 //! replacing anything. This module knows neither network, remotes, uploads nor the kernel.
 //!
-//! Locks: `state` is the only one, and nothing is called while it is held.
+//! Locks, in this order: `health`, `state`. Nothing outside of this module is called while one is held.
 
 pub mod evict;
+pub mod health;
 pub mod incoming;
 pub mod index;
+mod keep;
 pub mod layout;
 pub mod scan;
+mod spare;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -28,7 +32,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode};
@@ -36,8 +40,10 @@ use rustix::fs::{AtFlags, FlockOperation, Mode};
 use crate::clock::Clock;
 use crate::name::Place;
 use crate::stats::Stats;
+use health::Health;
 pub use incoming::{Committed, Incoming};
-use index::{Index, footprint};
+use index::Index;
+use spare::Spare;
 
 /// Why a backing directory cannot be used, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +111,10 @@ pub struct Store {
     /// Signalled when there is more or less room than before, and at the stop.
     changed: Condvar,
     scanned: AtomicBool,
+    spare: Spare,
+    health: Mutex<Health>,
+    /// Signalled when the disk is to be probed, and at the stop.
+    health_changed: Condvar,
 }
 
 /// What the lock protects.
@@ -116,6 +126,9 @@ struct State {
     reserved: u64,
     next_tmp: u64,
     stopped: bool,
+    /// Bytes that an earlier run knew of and the scan has not found yet.
+    unseen: u64,
+    evictor: evict::Evictor,
 }
 
 impl Store {
@@ -128,6 +141,16 @@ impl Store {
         stats: Arc<Stats>,
     ) -> Result<Self, StoreError> {
         let opened = layout::open(path)?;
+        let spare = Spare::of(&opened.root).map_err(|source| StoreError::Disk {
+            what: "read the backing directory",
+            path: path.display().to_string(),
+            source,
+            hint: "choose another with backing=",
+        })?;
+        let state = State {
+            unseen: Self::load_totals(&opened.root),
+            ..State::default()
+        };
         Ok(Self {
             path: path.to_owned(),
             root: opened.root,
@@ -140,9 +163,12 @@ impl Store {
             privileged: rustix::process::geteuid().is_root(),
             clock,
             stats,
-            state: Mutex::default(),
+            state: Mutex::new(state),
             changed: Condvar::new(),
             scanned: AtomicBool::new(false),
+            spare,
+            health: Mutex::default(),
+            health_changed: Condvar::new(),
         })
     }
 
@@ -176,6 +202,7 @@ impl Store {
         if let Some(digits) = layout::read_prefix_digits(self.root()) {
             self.prefix_digits.store(digits, Ordering::Relaxed);
         }
+        self.spare.take_again(self.root());
     }
 
     /// Whether this process may change owners.
@@ -263,23 +290,12 @@ impl Store {
         self.state().pinned_files.get(&ino).copied().unwrap_or(0)
     }
 
-    /// Whether an entry of `len` bytes still fits below the limit; wakes the evictor if it is close.
-    pub fn has_room_for(&self, len: u64) -> bool {
-        let state = self.state();
-        let fits = state.wanted() + footprint(len) <= self.limits.size;
-        drop(state);
-        if !fits {
-            self.changed.notify_all();
-        }
-        fits
-    }
-
     /// Entries known and the bytes that they take; whether that is all there is.
     pub fn usage(&self) -> Usage {
         let state = self.state();
         Usage {
             entries: state.index.len() as u64,
-            bytes: state.index.bytes(),
+            bytes: state.index.bytes() + state.unseen,
             complete: self.scanned.load(Ordering::Acquire),
         }
     }
@@ -299,6 +315,9 @@ impl Store {
     pub fn stop(&self) {
         self.state().stopped = true;
         self.changed.notify_all();
+        // Whoever looks whether it is stopped before they wait does so under this lock.
+        drop(self.health());
+        self.health_changed.notify_all();
     }
 
     /// The wall clock in milliseconds, as the index counts.
@@ -312,9 +331,8 @@ impl Store {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .expect("nothing panics while it holds this lock")
+        // A bug in one operation, caught where it was called, must not take every other one down.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes a file of ours in `tmp/`.
@@ -338,7 +356,7 @@ impl Drop for Store {
 impl State {
     /// Bytes in use and promised.
     fn wanted(&self) -> u64 {
-        self.index.bytes() + self.reserved
+        self.index.bytes() + self.unseen + self.reserved
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod bad;
 mod certificate;
+mod disk;
 mod fsx;
 mod kill9;
 mod loopback;

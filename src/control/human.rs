@@ -17,6 +17,9 @@ impl fmt::Display for Status {
         row(f, "pushed", &self.pushed())?;
         row(f, "pending", &self.pending_text())?;
         row(f, "disk", &self.disk())?;
+        if let Some(trouble) = &self.disk_trouble {
+            row(f, "DISK", trouble)?;
+        }
         if let Some(trouble) = self.trouble() {
             row(f, "trouble", &trouble)?;
         }
@@ -126,6 +129,7 @@ impl Status {
             (c.corrupt, "corrupt object", "corrupt objects"),
             (c.no_room, "object without room", "objects without room"),
             (c.diverged, "divergent push", "divergent pushes"),
+            (c.disk_errors, "disk error", "disk errors"),
             (c.panics, "panic", "panics"),
         ];
         let said: Vec<_> = kinds

@@ -44,8 +44,14 @@ impl Fs {
     /// The attributes of an inode, and how long they hold.
     pub fn getattr(&self, ino: u64) -> Result<(Attr, Duration), Errno> {
         let tree = self.tree();
-        let stat = self.spot(&tree, ino)?.stat(self.store.root())?;
+        let stat = self.stat(&tree, ino)?;
         Ok(self.shown(&tree, ino, &stat))
+    }
+
+    /// Attributes of a node as the disk has them, or what stands in for it.
+    pub(super) fn stat(&self, tree: &Tree, ino: u64) -> Result<Stat, Errno> {
+        let stat = self.spot(tree, ino)?.stat(self.store.root());
+        stat.or_else(|e| self.stand_in_for(ino, &self.kind_of(tree, ino), e))
     }
 
     /// Attributes of a node as the mount shows them, and how long they hold.
@@ -109,6 +115,6 @@ impl Fs {
 
     /// Whether a directory may have changed without the kernel's doing.
     pub(super) fn dir_of(&self, tree: &Tree, ino: u64) -> Result<Dir, Errno> {
-        tree.get(ino).map(|node| node.dir).ok_or(Errno::STALE)
+        tree.get(ino).map(|node| node.dir()).ok_or(Errno::STALE)
     }
 }

@@ -9,8 +9,13 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, StatVfs};
 
 use super::attr::Found;
+use super::lock::{LOCK, is_lock};
 use super::{Caller, Errno, Fs, ROOT, errno};
-use crate::name::{Dir, Name};
+use crate::name::{Dir, Name, RootFile};
+
+/// Where reading the root goes on after `config.lock`, which is its last name: no file system says this itself, as the
+/// highest hash of a directory's tree is that of its end.
+const AFTER_LOCK: u64 = i64::MAX as u64 - 1;
 
 /// An open directory.
 #[derive(Debug)]
@@ -33,8 +38,24 @@ pub struct DirEntry<'a> {
 }
 
 impl Fs {
-    /// Makes a directory.
+    /// Makes a directory. A prefix directory that the disk cannot hold exists in memory: an error ends a build.
     pub fn mkdir(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+    ) -> Result<Found, Errno> {
+        let made = self.with_room(&[parent], || self.try_mkdir(caller, parent, name, mode));
+        match (made, self.name(parent, name)?) {
+            (Err(e), kind @ Name::PrefixDir(_)) if e != Errno::EXIST => {
+                self.find_stand_in(parent, name, &kind, e)
+            }
+            (made, _) => made,
+        }
+    }
+
+    fn try_mkdir(
         &self,
         caller: Caller,
         parent: u64,
@@ -43,6 +64,9 @@ impl Fs {
     ) -> Result<Found, Errno> {
         let kind = self.name(parent, name)?;
         self.may_change(&kind)?;
+        if is_lock(&kind) {
+            return Err(Errno::PERM);
+        }
         let mut tree = self.tree_mut();
         let spot = self.spot_in(&tree, parent, name)?;
         let root = self.store.root();
@@ -86,6 +110,9 @@ impl Fs {
         each: &mut dyn FnMut(DirEntry<'_>) -> bool,
     ) -> Result<(), Errno> {
         let fd = handle.fd.lock().unwrap_or_else(PoisonError::into_inner);
+        if offset == AFTER_LOCK {
+            return Ok(());
+        }
         rustix::fs::seek(&*fd, SeekFrom::Start(offset))?;
         let mut buffer = [MaybeUninit::uninit(); 32 * 1024];
         let mut entries = RawDir::new(fd.as_fd(), &mut buffer);
@@ -104,8 +131,16 @@ impl Fs {
                 kind,
                 name,
             }) {
-                break;
+                return Ok(());
             }
+        }
+        if let (Dir::Root, Some(ino)) = (handle.dir, self.config_lock.ino()) {
+            each(DirEntry {
+                ino,
+                next: AFTER_LOCK,
+                kind: FileType::RegularFile,
+                name: OsStr::new(LOCK),
+            });
         }
         Ok(())
     }
@@ -123,7 +158,8 @@ impl Fs {
     /// Whether a name in the root is shown: our own never, a prefix directory once something is in it.
     fn is_listed(&self, name: &OsStr) -> bool {
         match Name::parse(&Dir::Root, name.as_bytes()) {
-            Name::Private => false,
+            // A lock on the disk is none of ours.
+            Name::Private | Name::RootFile(RootFile::ConfigLock) => false,
             Name::PrefixDir(_) => !self.is_empty_dir(name),
             _ => true,
         }

@@ -50,9 +50,6 @@ impl Fs {
         let Some(len) = content_len(stat) else {
             return Ok(Arrival::default());
         };
-        if !self.store.has_room_for(len) {
-            return Err(Errno::NOSPC);
-        }
         let mut arrival = Arrival {
             place: Some(*place),
             len,
@@ -242,6 +239,10 @@ impl Fs {
             if self.fetch.is_asked_in(&place.dir()) {
                 return false;
             }
+            // The same is true of those who wait for the room that this makes.
+            let Some(_at_work) = self.store.begin_work_in(&place.dir()) else {
+                return false;
+            };
             kernel.forget_name(dir.st_ino, OsStr::new(&name));
         }
         let mut tree = self.tree_mut();
@@ -256,7 +257,8 @@ impl Fs {
             Ok(()) => {}
             Err(Errno::NOENT) => return true,
             Err(e) => {
-                log::warn!("cannot evict {}: {e}", place.sig);
+                self.store.note("cannot evict", e);
+                log::debug!("cannot evict {}: {e}", place.sig);
                 return false;
             }
         }

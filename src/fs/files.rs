@@ -15,6 +15,7 @@ use std::time::Duration;
 use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
 
 use super::attr::Found;
+use super::lock::is_lock;
 use super::{Caller, Errno, Fs, errno};
 use crate::name::{Name, Place, RootFile};
 
@@ -64,10 +65,28 @@ impl Fs {
         mode: u32,
         flags: i32,
     ) -> Result<(Found, u64, Arc<Handle>), Errno> {
+        self.with_room(&[parent], || {
+            self.try_create(caller, parent, name, mode, flags)
+        })
+    }
+
+    fn try_create(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        flags: i32,
+    ) -> Result<(Found, u64, Arc<Handle>), Errno> {
         let kind = self.name(parent, name)?;
         self.may_change(&kind)?;
         let mut flags = open_flags(flags);
         let mut tree = self.tree_mut();
+        if is_lock(&kind) {
+            let (found, fd) = self.make_lock(&mut tree, caller, mode)?;
+            let (fh, handle) = self.add_handle(&mut tree, &kind, found.attr.ino, fd, true);
+            return Ok((found, fh, handle));
+        }
         let spot = self.spot_in(&tree, parent, name)?;
         let root = self.store.root();
         let making = self.making(&kind)?;
@@ -76,11 +95,8 @@ impl Fs {
             .inspect_err(|_| self.not_made(&tree, &kind))?;
         self.own(&tree, caller, parent, &spot, mode)?;
         let stat = rustix::fs::fstat(&fd)?;
-        if kind == Name::RootFile(RootFile::ConfigLock) {
-            self.config_lock.made_by(caller.pid, self.clock.now());
-        }
         let found = self.remember(&mut tree, parent, name, &kind, &stat);
-        if let Some(node) = tree.get_mut(stat.st_ino) {
+        if let (Some(node), Some(_)) = (tree.get_mut(stat.st_ino), making) {
             node.unsealed = making;
         }
         let writes = flags.intersects(OFlags::WRONLY | OFlags::RDWR);
@@ -132,8 +148,13 @@ impl Fs {
         flags: OFlags,
     ) -> Result<(Name, OwnedFd), Errno> {
         let spot = self.spot(tree, ino)?;
-        let fd = spot.open(self.store.root(), flags).map_err(stale)?;
-        Ok((self.kind_of(tree, ino), fd))
+        let kind = self.kind_of(tree, ino);
+        let reads_only = !flags.intersects(OFlags::WRONLY | OFlags::RDWR);
+        let fd = match spot.open(self.store.root(), flags) {
+            Err(e) if reads_only => self.open_stand_in(&kind, e).map_err(stale)?,
+            result => result.map_err(stale)?,
+        };
+        Ok((kind, fd))
     }
 
     /// Refuses to change the content of an entry that is committed, and of anything on a read-only mount.
@@ -152,9 +173,9 @@ impl Fs {
 
     /// What a node is by the first of its names; scratch if it has none.
     pub(super) fn kind_of(&self, tree: &super::Tree, ino: u64) -> Name {
-        let first = tree.get(ino).and_then(|node| node.names().first());
+        let first = tree.get(ino).and_then(|node| node.names().next());
         first
-            .and_then(|(parent, name)| super::name_in(tree, *parent, name).ok())
+            .and_then(|known| super::name_in(tree, known.parent(), &known.name()).ok())
             .unwrap_or(Name::Scratch)
     }
 
@@ -201,7 +222,7 @@ impl Fs {
         };
         let mut tree = self.tree_mut();
         let place = tree.get_mut(handle.ino).and_then(|node| {
-            let whole = node.writers == u32::from(handle.writes);
+            let whole = node.writers == u32::from(handle.writes) && node.unsealed.is_some();
             if whole { node.unsealed.take() } else { None }
         });
         if let Some(place) = place {
@@ -209,8 +230,11 @@ impl Fs {
         }
         tree.closed(handle.ino, handle.writes);
         drop(tree);
-        if handle.writes && handle.is_config {
-            self.store.reload_config();
+        if handle.writes {
+            self.store.look_at_disk();
+            if handle.is_config {
+                self.store.reload_config();
+            }
         }
     }
 

@@ -12,10 +12,13 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid};
 
 use super::attr::Found;
 use super::entries::Arrival;
+use super::lock::is_lock;
 use super::reach::Spot;
 use super::tree::Tree;
 use super::{Caller, Errno, Fs, name_in};
 use crate::name::{Name, RootFile};
+use crate::store::evict::Room;
+use crate::store::scan::content_len;
 
 impl Fs {
     /// Makes a file, fifo, socket or device.
@@ -27,11 +30,29 @@ impl Fs {
         mode: u32,
         rdev: u32,
     ) -> Result<Found, Errno> {
+        self.with_room(&[parent], || {
+            self.try_mknod(caller, parent, name, mode, rdev)
+        })
+    }
+
+    fn try_mknod(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        rdev: u32,
+    ) -> Result<Found, Errno> {
         let kind = self.name(parent, name)?;
         self.may_change(&kind)?;
         let mut tree = self.tree_mut();
-        let spot = self.spot_in(&tree, parent, name)?;
         let (root, file_type) = (self.store.root(), FileType::from_raw_mode(mode));
+        if is_lock(&kind) {
+            let regular = file_type == FileType::RegularFile;
+            let made = regular.then(|| self.make_lock(&mut tree, caller, mode));
+            return Ok(made.ok_or(Errno::PERM)??.0);
+        }
+        let spot = self.spot_in(&tree, parent, name)?;
         let making = if file_type == FileType::RegularFile {
             self.making(&kind)?
         } else {
@@ -42,11 +63,8 @@ impl Fs {
             .inspect_err(|_| self.not_made(&tree, &kind))?;
         self.own(&tree, caller, parent, &spot, mode)?;
         let stat = spot.stat(root)?;
-        if kind == Name::RootFile(RootFile::ConfigLock) {
-            self.config_lock.made_by(caller.pid, self.clock.now());
-        }
         let found = self.remember(&mut tree, parent, name, &kind, &stat);
-        if let Some(node) = tree.get_mut(stat.st_ino) {
+        if let (Some(node), Some(_)) = (tree.get_mut(stat.st_ino), making) {
             node.unsealed = making;
         }
         Ok(found)
@@ -60,8 +78,21 @@ impl Fs {
         name: &OsStr,
         target: &OsStr,
     ) -> Result<Found, Errno> {
+        self.with_room(&[parent], || self.try_symlink(caller, parent, name, target))
+    }
+
+    fn try_symlink(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        target: &OsStr,
+    ) -> Result<Found, Errno> {
         let kind = self.name(parent, name)?;
         self.may_change(&kind)?;
+        if is_lock(&kind) {
+            return Err(Errno::PERM);
+        }
         let mut tree = self.tree_mut();
         let spot = self.spot_in(&tree, parent, name)?;
         let root = self.store.root();
@@ -102,6 +133,9 @@ impl Fs {
         let kind = self.name(parent, name)?;
         self.may_change(&kind)?;
         let mut tree = self.tree_mut();
+        if is_lock(&kind) {
+            return self.remove_lock(&mut tree);
+        }
         let spot = self.spot_in(&tree, parent, name)?;
         let root = self.store.root();
         let stat = spot.stat(root)?;
@@ -118,6 +152,9 @@ impl Fs {
         self.may_change(&kind)?;
         if let Name::Entry(_) = kind {
             self.let_writers_close(ino);
+        }
+        if is_lock(&kind) {
+            return Err(Errno::XDEV);
         }
         let mut tree = self.tree_mut();
         let node = tree.get(ino);
@@ -157,15 +194,27 @@ impl Fs {
         to: (u64, &OsStr),
         flags: u32,
     ) -> Result<Option<u64>, Errno> {
+        self.with_room(&[from.0, to.0], || self.try_rename(from, to, flags))
+    }
+
+    fn try_rename(
+        &self,
+        from: (u64, &OsStr),
+        to: (u64, &OsStr),
+        flags: u32,
+    ) -> Result<Option<u64>, Errno> {
         let flags = RenameFlags::from_bits(flags).ok_or(Errno::INVAL)?;
         if flags.contains(RenameFlags::WHITEOUT) {
             return Err(Errno::INVAL);
         }
-        self.let_arrivals_close(from, to, flags)?;
+        let _room = self.await_arrivals(from, to, flags)?;
         let mut tree = self.tree_mut();
         let (from_kind, to_kind) = (name_in(&tree, from.0, from.1)?, name_in(&tree, to.0, to.1)?);
         self.may_change(&from_kind)?;
         self.may_change(&to_kind)?;
+        if is_lock(&from_kind) || is_lock(&to_kind) {
+            return Err(Errno::XDEV);
+        }
         let (from_spot, to_spot) = (
             self.spot_in(&tree, from.0, from.1)?,
             self.spot_in(&tree, to.0, to.1)?,
@@ -222,26 +271,33 @@ impl Fs {
         Ok(seq)
     }
 
-    /// Lets the writers of what is about to arrive on an entry's name close it.
-    fn let_arrivals_close(
+    /// Lets the writers of what is about to arrive on an entry's name close it, and the evictor make room for it.
+    fn await_arrivals(
         &self,
         from: (u64, &OsStr),
         to: (u64, &OsStr),
         flags: RenameFlags,
-    ) -> Result<(), Errno> {
+    ) -> Result<Vec<Room<'_>>, Errno> {
         let exchange = flags.contains(RenameFlags::EXCHANGE);
+        let mut rooms = Vec::new();
         for (coming, arriving) in [(from, Some(to)), (to, exchange.then_some(from))] {
             let Some(at) = arriving else { continue };
-            if let Name::Entry(_) = self.name(at.0, at.1)? {
+            let kind = self.name(at.0, at.1)?;
+            self.may_change(&kind)?;
+            if let Name::Entry(_) = kind {
                 let tree = self.tree();
-                let stat = self
-                    .spot_in(&tree, coming.0, coming.1)?
-                    .stat(self.store.root())?;
+                let spot = self.spot_in(&tree, coming.0, coming.1)?;
+                let stat = spot.stat(self.store.root())?;
                 drop(tree);
                 self.let_writers_close(stat.st_ino);
+                let Some(len) = content_len(&stat) else {
+                    continue;
+                };
+                let dirs = self.prefixes(&[from.0, to.0]);
+                rooms.push(self.store.make_room(len, &dirs).ok_or(Errno::NOSPC)?);
             }
         }
-        Ok(())
+        Ok(rooms)
     }
 
     /// Gives what was just made to whoever asked for it, as the kernel would have.

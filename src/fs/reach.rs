@@ -22,6 +22,8 @@ pub(super) struct Spot {
     pub(super) path: PathBuf,
     /// Whether the last component is followed: only for the way through /proc.
     pub(super) flags: AtFlags,
+    /// Its number in the mount, if that is not the one of the file.
+    ino: Option<u64>,
 }
 
 impl Spot {
@@ -31,6 +33,17 @@ impl Spot {
             base: None,
             path,
             flags: AtFlags::SYMLINK_NOFOLLOW,
+            ino: None,
+        }
+    }
+
+    /// A file without a name.
+    fn through(fd: Arc<OwnedFd>, ino: Option<u64>) -> Self {
+        Self {
+            path: PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
+            base: Some(fd),
+            flags: AtFlags::empty(),
+            ino,
         }
     }
 
@@ -39,7 +52,9 @@ impl Spot {
     }
 
     pub(super) fn stat(&self, root: BorrowedFd<'_>) -> Result<Stat, Errno> {
-        rustix::fs::statat(self.at(root), &self.path, self.flags)
+        let mut stat = rustix::fs::statat(self.at(root), &self.path, self.flags)?;
+        stat.st_ino = self.ino.unwrap_or(stat.st_ino);
+        Ok(stat)
     }
 
     /// Opens it with these flags. Symlinks are never followed, except on the way through /proc.
@@ -59,11 +74,8 @@ impl Fs {
     pub(super) fn spot(&self, tree: &Tree, ino: u64) -> Result<Spot, Errno> {
         match tree.reach(ino).ok_or(Errno::STALE)? {
             Reach::Path(path) => self.shorten(path),
-            Reach::Orphan(fd) => Ok(Spot {
-                path: PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
-                base: Some(fd),
-                flags: AtFlags::empty(),
-            }),
+            Reach::Orphan(fd) => Ok(Spot::through(fd, None)),
+            Reach::Memory(file) => Ok(Spot::through(file, Some(ino))),
         }
     }
 
@@ -83,6 +95,7 @@ impl Fs {
                 base: Some(Arc::new(base)),
                 path: rest,
                 flags: spot.flags,
+                ino: None,
             };
         }
         Ok(spot)

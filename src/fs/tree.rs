@@ -5,9 +5,12 @@
 //! its last name is gone a descriptor, so that a file that is open or the working directory of somebody
 //! can still be reached. A plain structure without a lock or a system call of its own.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::ops::{Deref, DerefMut};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,17 +19,26 @@ use crate::name::{Dir, Place};
 /// The root's inode number, as FUSE wants it.
 pub const ROOT: u64 = 1;
 
-/// What the kernel knows of one inode.
-#[derive(Debug)]
+/// What the kernel knows of one inode. The kernel may know a million of them, most of which it only looked up: what
+/// few nodes have is apart, in [`Rare`].
+#[derive(Debug, Default)]
 pub struct Node {
-    /// What kind of directory, if it is one.
-    pub dir: Dir,
-    /// Names under which it is known: (directory's inode, name).
-    names: Vec<(u64, OsString)>,
+    /// The name under which it is known, if it has one.
+    known: Option<Known>,
     /// Lookups that the kernel has not taken back.
     lookups: u64,
     /// When the kernel was last told of it, by the tree's count.
     seen: u64,
+    rare: Option<Box<Rare>>,
+}
+
+/// What few nodes have.
+#[derive(Debug)]
+pub struct Rare {
+    /// What kind of directory, if it is one.
+    dir: Dir,
+    /// Further names of it.
+    more: Vec<Known>,
     /// Handles that may write.
     pub writers: u32,
     /// All handles.
@@ -37,6 +49,99 @@ pub struct Node {
     pub was_entry: bool,
     /// Set once its last name is gone.
     orphan: Option<Arc<OwnedFd>>,
+    /// It is not on the disk at all.
+    memory: Option<Arc<OwnedFd>>,
+}
+
+/// A name and the directory that it is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    parent: u64,
+    name: Short,
+}
+
+/// A name in few bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Short {
+    /// 32 lower-case hex digits, as most signatures have.
+    Hex([u8; 16]),
+    Text(Box<OsStr>),
+}
+
+impl Known {
+    fn new(parent: u64, name: &OsStr) -> Self {
+        let bytes = name.as_bytes();
+        let nibble = |digit: u8| match digit {
+            b'0'..=b'9' => Some(digit - b'0'),
+            b'a'..=b'f' => Some(digit - b'a' + 10),
+            _ => None,
+        };
+        let pack = || -> Option<[u8; 16]> {
+            let mut packed = [0; 16];
+            for (to, pair) in packed.iter_mut().zip(bytes.chunks(2)) {
+                *to = nibble(pair[0])? << 4 | nibble(*pair.get(1)?)?;
+            }
+            (bytes.len() == 32).then_some(packed)
+        };
+        let name = pack().map_or_else(|| Short::Text(name.into()), Short::Hex);
+        Self { parent, name }
+    }
+
+    /// The directory's inode.
+    pub fn parent(&self) -> u64 {
+        self.parent
+    }
+
+    /// The name in it.
+    pub fn name(&self) -> Cow<'_, OsStr> {
+        match &self.name {
+            Short::Text(text) => Cow::Borrowed(text),
+            Short::Hex(packed) => {
+                let digits = packed.iter().flat_map(|b| [b >> 4, b & 15]);
+                let text = digits.map(|d| if d < 10 { b'0' + d } else { b'a' + d - 10 });
+                Cow::Owned(OsString::from_vec(text.collect()))
+            }
+        }
+    }
+}
+
+impl Rare {
+    const NONE: Self = Self {
+        dir: Dir::Scratch,
+        more: Vec::new(),
+        writers: 0,
+        opens: 0,
+        unsealed: None,
+        was_entry: false,
+        orphan: None,
+        memory: None,
+    };
+
+    fn is_nothing(&self) -> bool {
+        self.dir == Dir::Scratch
+            && self.more.is_empty()
+            && self.writers == 0
+            && self.opens == 0
+            && self.unsealed.is_none()
+            && !self.was_entry
+            && self.orphan.is_none()
+            && self.memory.is_none()
+    }
+}
+
+impl Deref for Node {
+    type Target = Rare;
+
+    fn deref(&self) -> &Rare {
+        static NONE: Rare = Rare::NONE;
+        self.rare.as_deref().unwrap_or(&NONE)
+    }
+}
+
+impl DerefMut for Node {
+    fn deref_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_with(|| Box::new(Rare::NONE))
+    }
 }
 
 /// How to reach a node: by a path below the root, or through a descriptor.
@@ -46,12 +151,14 @@ pub enum Reach {
     Path(PathBuf),
     /// It has no name any more.
     Orphan(Arc<OwnedFd>),
+    /// It never was on the disk.
+    Memory(Arc<OwnedFd>),
 }
 
 /// All nodes.
 #[derive(Debug)]
 pub struct Tree {
-    nodes: HashMap<u64, Node>,
+    nodes: BTreeMap<u64, Node>,
     /// Rises whenever a name goes without the kernel having asked for it.
     pub epoch: u64,
     /// How often the kernel was told of any node.
@@ -62,7 +169,7 @@ impl Default for Tree {
     fn default() -> Self {
         let root = Node::new(Dir::Root);
         Self {
-            nodes: HashMap::from([(ROOT, root)]),
+            nodes: BTreeMap::from([(ROOT, root)]),
             epoch: 0,
             told: 0,
         }
@@ -71,16 +178,47 @@ impl Default for Tree {
 
 impl Node {
     fn new(dir: Dir) -> Self {
-        Self {
-            dir,
-            names: Vec::new(),
-            lookups: 0,
-            seen: 0,
-            writers: 0,
-            opens: 0,
-            unsealed: None,
-            was_entry: false,
-            orphan: None,
+        let mut node = Self::default();
+        node.set_dir(dir);
+        node
+    }
+
+    fn set_dir(&mut self, dir: Dir) {
+        if self.dir != dir {
+            self.dir = dir;
+        }
+    }
+
+    /// What kind of directory it is, if it is one.
+    pub fn dir(&self) -> Dir {
+        self.dir
+    }
+
+    fn add_name(&mut self, name: Known) {
+        if self.names().any(|known| *known == name) {
+            return;
+        }
+        match self.known {
+            None => self.known = Some(name),
+            Some(_) => self.more.push(name),
+        }
+    }
+
+    fn drop_name(&mut self, name: &Known) {
+        if self.known.as_ref() == Some(name) {
+            self.known = None;
+            if !self.more.is_empty() {
+                self.known = Some(self.more.remove(0));
+            }
+        } else if !self.more.is_empty() {
+            self.more.retain(|known| known != name);
+        }
+    }
+
+    /// Gives back what it does not need any more.
+    fn trim(&mut self) {
+        if self.rare.as_ref().is_some_and(|rare| rare.is_nothing()) {
+            self.rare = None;
         }
     }
 
@@ -91,7 +229,7 @@ impl Node {
 
     /// How many names it is known under.
     pub fn known_names(&self) -> usize {
-        self.names.len()
+        self.names().count()
     }
 
     /// When the kernel was last told of it: only ever rises, also when it was forgotten in between.
@@ -99,9 +237,9 @@ impl Node {
         self.seen
     }
 
-    /// Its names: (directory's inode, name).
-    pub fn names(&self) -> &[(u64, OsString)] {
-        &self.names
+    /// Its names.
+    pub fn names(&self) -> impl Iterator<Item = &Known> {
+        self.known.iter().chain(&self.more)
     }
 }
 
@@ -122,8 +260,13 @@ impl Tree {
         let node = self.nodes.entry(ino).or_insert_with(|| Node::new(dir));
         node.lookups += 1;
         node.seen = self.told;
-        if !node.names.iter().any(|(p, n)| *p == parent && n == name) {
-            node.names.push((parent, name.to_owned()));
+        node.add_name(Known::new(parent, name));
+    }
+
+    /// The node is not on the disk but in this file.
+    pub fn keep_in_memory(&mut self, ino: u64, file: Arc<OwnedFd>) {
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.memory = Some(file);
         }
     }
 
@@ -147,6 +290,8 @@ impl Tree {
         node.writers = node.writers.saturating_sub(u32::from(wrote));
         if node.is_done_with() && ino != ROOT {
             self.nodes.remove(&ino);
+        } else {
+            node.trim();
         }
     }
 
@@ -155,8 +300,8 @@ impl Tree {
         let Some(node) = self.nodes.get_mut(&ino) else {
             return;
         };
-        node.names.retain(|(p, n)| !(*p == parent && n == name));
-        if node.names.is_empty() && node.orphan.is_none() {
+        node.drop_name(&Known::new(parent, name));
+        if node.known.is_none() && node.orphan.is_none() && last.is_some() {
             node.orphan = last.map(Arc::new);
         }
     }
@@ -166,11 +311,9 @@ impl Tree {
         let Some(node) = self.nodes.get_mut(&ino) else {
             return;
         };
-        node.dir = dir;
-        node.names.retain(|(p, n)| !(*p == from.0 && n == from.1));
-        if !node.names.iter().any(|(p, n)| *p == to.0 && n == to.1) {
-            node.names.push((to.0, to.1.to_owned()));
-        }
+        node.set_dir(dir);
+        node.drop_name(&Known::new(from.0, from.1));
+        node.add_name(Known::new(to.0, to.1));
     }
 
     /// How to reach the node, or `None` if the kernel does not know it or a directory above it is gone.
@@ -179,8 +322,9 @@ impl Tree {
             return Some(Reach::Path(PathBuf::from(".")));
         }
         let node = self.nodes.get(&ino)?;
-        match &node.orphan {
-            Some(fd) if node.names.is_empty() => Some(Reach::Orphan(fd.clone())),
+        match (&node.memory, &node.orphan) {
+            (Some(file), _) => Some(Reach::Memory(file.clone())),
+            (None, Some(fd)) if node.known.is_none() => Some(Reach::Orphan(fd.clone())),
             _ => self.path(ino).map(Reach::Path),
         }
     }
@@ -197,9 +341,9 @@ impl Tree {
         let mut parts = Vec::new();
         let mut at = ino;
         while at != ROOT {
-            let (parent, name) = self.nodes.get(&at)?.names.first()?;
-            parts.push(name);
-            at = *parent;
+            let known = self.nodes.get(&at)?.known.as_ref()?;
+            parts.push(known.name());
+            at = known.parent();
         }
         Some(parts.into_iter().rev().collect())
     }
@@ -217,6 +361,25 @@ mod tests {
         match tree.reach(ino) {
             Some(Reach::Path(path)) => path.display().to_string(),
             other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_node_that_was_only_looked_up_takes_little_and_gives_its_name_back() {
+        assert!(size_of::<Node>() <= 64);
+        let mut tree = Tree::default();
+        for text in [
+            "00112233445566778899aabbccddeeff",
+            "00112233445566778899AABBCCDDEEFF",
+            "config",
+            "größe",
+        ] {
+            tree.remember(10, ROOT, name(text), Dir::Scratch);
+            assert_eq!(path(&tree, 10), text);
+            tree.get_mut(10).unwrap().opens = 1;
+            tree.closed(10, false);
+            assert!(tree.get(10).unwrap().rare.is_none());
+            tree.forget(10, 1);
         }
     }
 

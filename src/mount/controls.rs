@@ -45,6 +45,7 @@ impl Controlled for Controls {
                 .to_owned(),
             remote_since_seconds: trouble.as_ref().map_or(0, |t| t.lasts.as_secs()),
             remote_trouble: trouble.map(|t| t.reason),
+            disk_trouble: parts.store.trouble(),
             index_complete: usage.complete,
         }
     }

@@ -1,15 +1,34 @@
 //! Making room: when to evict, how much, and who may wait for it.
+//!
+//! There are two ways to be full. Entries can take more than their limit: that is known beforehand, and eviction
+//! begins a little below it. And the file system itself can run out of bytes or inodes, which others use too: that is
+//! looked at now and then, and an operation that it fails says so at once ([`Store::note`]).
+//!
+//! Whoever waits for room may hold a directory in the kernel, and an eviction there would wait for them. So those who
+//! wait say which directories they are in, and the evictor leaves these alone; if it waits for one already,
+//! nobody waits for it there.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
-use super::Store;
-use super::index::footprint;
+use super::index::{Chooser, footprint};
+use super::{State, Store};
 use crate::name::Place;
 
 /// Eviction begins when this part of the limit is used …
 const HIGH_PERCENT: u64 = 95;
 /// … and goes on down to this part, so that its cost is spread over many entries.
 const LOW_PERCENT: u64 = 90;
+/// Every eviction frees at least this part of what is there: choosing looks at every entry.
+const LEAST_PERCENT: u64 = 1;
+/// Inodes to be left free are this part of those that the file system has …
+const INODES_PERCENT: u64 = 2;
+/// … but not more than this: a builder makes a few files an entry, and a file system has millions.
+const MOST_INODES: u64 = 1000;
+/// Entries to go when the file system is full although the figures say that it is not.
+const STARVED_ENTRIES: u64 = 16;
+/// The bytes of the same.
+const STARVED_BYTES: u64 = 1 << 20;
 /// Entries asked for within this time stay: whoever saw the name is about to open it.
 const RECENT: Duration = Duration::from_secs(60);
 /// The same when nothing older is left and the limit is reached: SCons opens an entry within
@@ -21,13 +40,81 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 const STUCK: Duration = Duration::from_millis(250);
 /// Longest that a fetch waits for room before it counts as a miss.
 const WAIT_FOR_ROOM: Duration = Duration::from_secs(2);
+/// Longest that a push does: it keeps an event loop waiting. Eviction takes milliseconds.
+const PUSH_WAITS_FOR_ROOM: Duration = Duration::from_secs(1);
+/// Entries looked at in one go, so that nobody waits long for the index.
+const GLANCE: usize = 4096;
 
 /// Removes one entry if it may go. True when it is gone.
 pub type Evict<'a> = &'a dyn Fn(&Place) -> bool;
 
+/// What the evictor and those who wait for it tell each other.
+#[derive(Debug, Default)]
+pub(super) struct Evictor {
+    runs: bool,
+    /// The file system said that it is full.
+    starved: bool,
+    /// The last pass had something to free and freed nothing: waiting makes no sense.
+    stuck: bool,
+    /// Passes that have ended.
+    passes: u64,
+    /// Bytes freed by all of them.
+    freed: u64,
+    /// The prefix directory in which it waits for the kernel.
+    at_work_in: Option<String>,
+    /// Prefix directories of those who wait for room, one for each.
+    waiting_in: Vec<String>,
+}
+
+/// How much is to go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Need {
+    bytes: u64,
+    entries: u64,
+}
+
+impl Need {
+    fn is_met(self) -> bool {
+        self == Self::default()
+    }
+
+    fn less(self, bytes: u64, entries: u64) -> Self {
+        Self {
+            bytes: self.bytes.saturating_sub(bytes),
+            entries: self.entries.saturating_sub(entries),
+        }
+    }
+}
+
+/// Room that was promised to a push; taken back when this is dropped.
+#[derive(Debug)]
+pub struct Room<'a> {
+    store: &'a Store,
+    bytes: u64,
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        let mut state = self.store.state();
+        state.reserved = state.reserved.saturating_sub(self.bytes);
+    }
+}
+
+/// While it exists nobody begins to wait for room in that directory without knowing that the evictor is there.
+#[derive(Debug)]
+pub struct AtWork<'a>(&'a Store);
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.state().evictor.at_work_in = None;
+        self.0.changed.notify_all();
+    }
+}
+
 impl Store {
     /// Evicts whenever it has to, through `evict`, until the store is stopped. Runs on a thread of its own.
     pub fn run_evictor(&self, evict: Evict<'_>) {
+        self.state().evictor.runs = true;
         loop {
             let freed = self.evict_once(evict);
             let state = self.state();
@@ -35,11 +122,12 @@ impl Store {
                 return;
             }
             let is_full = state.wanted() > self.high_mark();
-            let calm = |state: &mut super::State| {
-                !state.stopped && (is_full || state.wanted() <= self.high_mark())
+            let calm = |state: &mut State| {
+                let full = state.wanted() > self.high_mark();
+                !state.stopped && !state.evictor.starved && (is_full || !full)
             };
             // Full of what has to stay: looking again at once would find the same.
-            let wait = if is_full && freed == 0 {
+            let wait = if state.evictor.stuck {
                 STUCK
             } else {
                 LOOK_AGAIN
@@ -52,92 +140,243 @@ impl Store {
 
     /// Brings the store below its low mark if it is above its high mark, as far as that can be; the bytes freed.
     pub fn evict_once(&self, evict: Evict<'_>) -> u64 {
-        let want = self.bytes_to_free();
-        if want == 0 {
-            return 0;
+        let need = self.need();
+        let (mut freed, mut entries) = (0, 0);
+        if !need.is_met() {
+            (freed, entries) = self.evict_some(need, RECENT, evict);
+            let left = need.less(freed, entries);
+            if !left.is_met() && !self.need().is_met() {
+                let more = self.evict_some(left, RECENT_UNDER_PRESSURE, evict);
+                (freed, entries) = (freed + more.0, entries + more.1);
+            }
         }
-        let mut freed = self.evict_bytes(want, RECENT, evict);
-        if freed < want && self.bytes_to_free() > 0 {
-            freed += self.evict_bytes(want - freed, RECENT_UNDER_PRESSURE, evict);
-        }
+        let mut state = self.state();
+        state.evictor.starved = false;
+        state.evictor.stuck = !need.is_met() && entries == 0;
+        state.evictor.passes += 1;
+        state.evictor.freed += freed;
+        drop(state);
         self.changed.notify_all();
         freed
     }
 
-    fn evict_bytes(&self, want: u64, recent: Duration, evict: Evict<'_>) -> u64 {
+    fn evict_some(&self, need: Need, recent: Duration, evict: Evict<'_>) -> (u64, u64) {
         let recent = u64::try_from(recent.as_millis()).unwrap_or(u64::MAX);
         let since = self.now_ms().saturating_sub(recent);
-        let mut freed = 0;
-        while freed < want {
-            let victims = self.state().index.oldest(want - freed, since);
+        let (mut freed, mut entries) = (0, 0);
+        while !need.less(freed, entries).is_met() && !self.state().stopped {
+            let victims = self.oldest(need.less(freed, entries), since);
             if victims.is_empty() {
                 break;
             }
             for place in victims {
-                freed += self.evict_one(&place, since, evict);
+                if let Some(bytes) = self.evict_one(&place, since, evict) {
+                    (freed, entries) = (freed + bytes, entries + 1);
+                }
             }
         }
-        self.changed.notify_all();
-        freed
+        (freed, entries)
+    }
+
+    /// The entries to go next. The index is looked at in pieces, so that nobody waits for the whole of it.
+    fn oldest(&self, need: Need, since: u64) -> Vec<Place> {
+        let mut chooser = Chooser::new(need.bytes, need.entries, since);
+        let mut from = None;
+        loop {
+            let state = self.state();
+            from = state.index.glance(from, GLANCE, &mut chooser);
+            if from.is_none() || state.stopped {
+                return chooser.chosen();
+            }
+        }
     }
 
     /// Evicts one entry, if it may go; the bytes freed. One that may not counts as used now: otherwise those that
     /// are open for long would be chosen again and again, and nothing else ever.
-    fn evict_one(&self, place: &Place, since: u64, evict: Evict<'_>) -> u64 {
+    fn evict_one(&self, place: &Place, since: u64, evict: Evict<'_>) -> Option<u64> {
         // It may have been asked for since the choice was made.
         if self.state().index.asked_since(place, since) {
-            return 0;
+            return None;
         }
         if !evict(place) {
             self.touch(place);
-            return 0;
+            return None;
         }
         let bytes = self.removed(place);
         self.stats.evicted.one();
         self.stats.evicted_bytes.add(bytes);
-        bytes
+        Some(bytes)
+    }
+
+    /// Says that the evictor is about to wait for the kernel in the directory `dir`; `None` if somebody who may hold it
+    /// waits for room.
+    pub fn begin_work_in(&self, dir: &str) -> Option<AtWork<'_>> {
+        let mut state = self.state();
+        if state.evictor.waiting_in.iter().any(|d| d == dir) {
+            return None;
+        }
+        state.evictor.at_work_in = Some(dir.to_owned());
+        drop(state);
+        self.changed.notify_all();
+        Some(AtWork(self))
     }
 
     fn high_mark(&self) -> u64 {
         percent(self.limits.size, HIGH_PERCENT)
     }
 
-    fn bytes_to_free(&self) -> u64 {
-        let wanted = self.state().wanted();
+    fn need(&self) -> Need {
+        let (free_bytes, short_of_inodes) = self.disk_free();
+        let state = self.state();
+        let wanted = state.wanted();
         let over = if wanted > self.high_mark() {
             wanted - percent(self.limits.size, LOW_PERCENT)
         } else {
             0
         };
-        over.max(self.limits.min_free.saturating_sub(self.disk_free()))
+        let mut need = Need {
+            bytes: over.max(self.limits.min_free.saturating_sub(free_bytes)),
+            entries: short_of_inodes,
+        };
+        if state.evictor.starved {
+            need.bytes = need.bytes.max(STARVED_BYTES);
+            need.entries = need.entries.max(STARVED_ENTRIES);
+        }
+        if need.bytes > 0 {
+            need.bytes = need.bytes.max(percent(state.index.bytes(), LEAST_PERCENT));
+        }
+        if need.entries > 0 {
+            let least = percent(state.index.len() as u64, LEAST_PERCENT);
+            need.entries = need.entries.max(least);
+        }
+        need
     }
 
-    /// Bytes free on the backing file system. Unknown counts as plenty: a write will tell.
-    fn disk_free(&self) -> u64 {
-        rustix::fs::fstatvfs(&self.root).map_or(u64::MAX, |v| v.f_bavail.saturating_mul(v.f_frsize))
+    /// Bytes free on the backing file system, and how many inodes are missing there. Unknown counts as plenty: a write
+    /// will tell.
+    fn disk_free(&self) -> (u64, u64) {
+        rustix::fs::fstatvfs(&self.root).map_or((u64::MAX, 0), |v| {
+            // A file system that makes inodes as it goes says that it has none at all.
+            let reserve = percent(v.f_files, INODES_PERCENT).min(MOST_INODES);
+            let short = reserve.saturating_sub(v.f_favail);
+            (v.f_bavail.saturating_mul(v.f_frsize), short)
+        })
+    }
+
+    /// Wakes the evictor if the file system is short of room. Cheap enough to be called after every write: the
+    /// kernel does not tell us of a write that it failed itself (passthrough).
+    pub fn look_at_disk(&self) {
+        let (free_bytes, short_of_inodes) = self.disk_free();
+        if free_bytes < self.limits.min_free.max(STARVED_BYTES) || short_of_inodes > 0 {
+            self.starved();
+        }
+    }
+
+    /// The file system is full: the evictor is to free something whatever the figures say.
+    pub(super) fn starved(&self) {
+        let mut state = self.state();
+        // It looks again soon by itself.
+        if !state.evictor.stuck {
+            state.evictor.starved = true;
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits a little until the evictor has made some room on a full file system. Whoever calls this may hold these prefix
+    /// directories in the kernel, and holds nothing of ours. False when there is no hope.
+    pub fn relieve(&self, dirs: &[String]) -> bool {
+        let mut state = self.state();
+        let freed = state.evictor.freed;
+        state.evictor.starved = true;
+        let relieved = |state: &State| state.evictor.freed > freed;
+        self.wait_for_evictor(state, dirs, relieved) == Waited::Enough
+    }
+
+    /// Promises room for an entry that is about to arrive; waits a little for the evictor if it is a moment behind.
+    /// `None` when there is none. Whoever calls this may hold these prefix directories in the kernel, and holds nothing of
+    /// ours.
+    pub fn make_room(&self, len: u64, dirs: &[String]) -> Option<Room<'_>> {
+        let bytes = footprint(len);
+        if bytes > self.limits.size {
+            return None;
+        }
+        // Counted as wanted while waiting, so that the evictor makes room for it.
+        let mut state = self.state();
+        state.reserved += bytes;
+        let room = Room { store: self, bytes };
+        let fits = |state: &State| state.wanted() <= self.limits.size;
+        if fits(&state) {
+            return Some(room);
+        }
+        match self.wait_for_evictor(state, dirs, fits) {
+            // The evictor waits for the directory that is held until this push ends: it comes by right after.
+            Waited::Enough | Waited::InTheWay => Some(room),
+            Waited::InVain => None,
+        }
+    }
+
+    fn wait_for_evictor(
+        &self,
+        mut state: std::sync::MutexGuard<'_, State>,
+        dirs: &[String],
+        enough: impl Fn(&State) -> bool,
+    ) -> Waited {
+        self.changed.notify_all();
+        if !state.evictor.runs || state.evictor.stuck {
+            return Waited::InVain;
+        }
+        let begun = state.evictor.passes;
+        state.evictor.waiting_in.extend(dirs.iter().cloned());
+        let in_the_way = |state: &State| {
+            let at = state.evictor.at_work_in.as_ref();
+            at.is_some_and(|at| dirs.contains(at))
+        };
+        let hope = |state: &mut State| {
+            // One pass may have been on its way before we asked.
+            let stuck = state.evictor.stuck && state.evictor.passes > begun + 1;
+            !state.stopped && !stuck && !enough(state) && !in_the_way(state)
+        };
+        let waited = self
+            .changed
+            .wait_timeout_while(state, PUSH_WAITS_FOR_ROOM, hope);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        for dir in dirs {
+            let waiting = &mut state.evictor.waiting_in;
+            if let Some(at) = waiting.iter().position(|d| d == dir) {
+                waiting.swap_remove(at);
+            }
+        }
+        if enough(&state) {
+            Waited::Enough
+        } else if in_the_way(&state) {
+            Waited::InTheWay
+        } else {
+            Waited::InVain
+        }
     }
 
     /// Promises room for `len` bytes; waits a little for the evictor. False when there is none.
     pub(super) fn reserve(&self, len: u64) -> bool {
         let need = footprint(len);
         if need > self.limits.size
-            || self.disk_free().saturating_sub(need) < self.limits.min_free / 2
+            || self.disk_free().0.saturating_sub(need) < self.limits.min_free / 2
         {
-            self.changed.notify_all();
+            self.starved();
             return false;
         }
         let mut state = self.state();
-        let full = |state: &super::State| state.wanted() + need > self.limits.size;
+        let full = |state: &State| state.wanted() + need > self.limits.size;
         if full(&state) && !state.stopped {
             // Count it as wanted while waiting, so that the evictor makes room for it.
             state.reserved += need;
             self.changed.notify_all();
             let still_full =
-                |state: &mut super::State| !state.stopped && state.wanted() > self.limits.size;
+                |state: &mut State| !state.stopped && state.wanted() > self.limits.size;
             let waited = self
                 .changed
                 .wait_timeout_while(state, WAIT_FOR_ROOM, still_full);
-            state = waited.expect("nothing panics while it holds this lock").0;
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
             state.reserved -= need;
         }
         if full(&state) {
@@ -152,6 +391,15 @@ impl Store {
         let mut state = self.state();
         state.reserved = state.reserved.saturating_sub(footprint(len));
     }
+}
+
+/// How waiting for the evictor ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waited {
+    Enough,
+    /// It waits for a directory of whoever waits for it.
+    InTheWay,
+    InVain,
 }
 
 fn percent(of: u64, percent: u64) -> u64 {

@@ -54,6 +54,7 @@ impl Store {
                 written: 0,
             })),
             Err(e) => {
+                self.note("cannot make a file for what comes in", e);
                 self.unreserve(promised);
                 Err(e.into())
             }
@@ -109,13 +110,17 @@ impl Incoming<'_> {
     fn move_into_place(&self, place: &Place) -> io::Result<Committed> {
         let mut result = self.rename_to(place);
         if result == Err(Errno::NOENT) {
-            self.store.ensure_prefix(&place.dir())?;
+            let made = self.store.ensure_prefix(&place.dir());
+            made.inspect_err(|e| self.store.note_io("cannot make a prefix directory", e))?;
             result = self.rename_to(place);
         }
         match result {
             Ok(()) => Ok(Committed::New),
             Err(Errno::EXIST) => Ok(Committed::Existed),
-            Err(e) => Err(e.into()),
+            Err(e) => {
+                self.store.note("cannot give a name to what came in", e);
+                Err(e.into())
+            }
         }
     }
 
@@ -142,7 +147,8 @@ impl Write for Incoming<'_> {
             }
             self.reserved.push(more);
         }
-        let n = self.file.write(buf)?;
+        let written = self.file.write(buf);
+        let n = written.inspect_err(|e| self.store.note_io("cannot write what comes in", e))?;
         self.written += n as u64;
         Ok(n)
     }

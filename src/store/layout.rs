@@ -106,7 +106,7 @@ fn make_root(path: &Path) -> io::Result<()> {
 }
 
 /// Opens a directory to work in.
-pub(super) fn open_dir(at: impl AsFd, path: impl rustix::path::Arg) -> io::Result<OwnedFd> {
+pub fn open_dir(at: impl AsFd, path: impl rustix::path::Arg) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     Ok(rustix::fs::openat(at, path, flags, Mode::empty())?)
 }
@@ -132,7 +132,8 @@ fn take_lock(private: &OwnedFd, path: &Path) -> Result<File, StoreError> {
         hint: hint_for(&source, "choose another with backing="),
         source,
     };
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+    // Not held for writing: a file system with such a file cannot be made read-only by its administrator.
+    let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(private, "lock", flags, Mode::from(0o600))
         .map_err(|e| fail(e.into()))?;
     let mut file = File::from(fd);
@@ -148,9 +149,20 @@ fn take_lock(private: &OwnedFd, path: &Path) -> Result<File, StoreError> {
         }
         Err(e) => return Err(fail(e.into())),
     }
-    file.set_len(0).map_err(fail)?;
-    writeln!(file, "{}", std::process::id()).map_err(fail)?;
+    // The number is only for the message above: a full disk is no reason not to mount.
+    if let Err(e) = write_pid(private) {
+        log::warn!(
+            "cannot write our number into the lock of {}: {e}",
+            path.display()
+        );
+    }
     Ok(file)
+}
+
+fn write_pid(private: &OwnedFd) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(private, "lock", flags, Mode::empty())?;
+    writeln!(File::from(fd), "{}", std::process::id())
 }
 
 fn check_version(private: &OwnedFd, path: &Path) -> Result<(), StoreError> {
@@ -281,7 +293,7 @@ fn provide(at: impl AsFd, name: &str, content: &[u8]) -> io::Result<bool> {
     Ok(true)
 }
 
-fn read(at: impl AsFd, name: &str) -> io::Result<Vec<u8>> {
+pub(super) fn read(at: impl AsFd, name: &str) -> io::Result<Vec<u8>> {
     /// No file of ours or of SCons' that is read here is longer.
     const MAX: u64 = 4096;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;

@@ -10,17 +10,22 @@ use rustix::fs::{AtFlags, FileType, RawDir, Stat};
 use rustix::io::Errno;
 
 use super::Store;
-use super::layout::{open_dir, root_dir};
+use super::index::footprint;
+pub use super::layout::open_dir;
+use super::layout::root_dir;
 use crate::name::{Dir, Name, Place};
 
 /// One name in a directory.
-pub(super) struct Found {
-    pub(super) name: CString,
-    pub(super) kind: FileType,
+#[derive(Debug)]
+pub struct Found {
+    /// The name.
+    pub name: CString,
+    /// What it is, where the file system says so.
+    pub kind: FileType,
 }
 
 /// The names in a directory, without `.` and `..`.
-pub(super) fn names_in(dir: &OwnedFd) -> io::Result<Vec<Found>> {
+pub fn names_in(dir: &OwnedFd) -> io::Result<Vec<Found>> {
     let mut names = Vec::new();
     each_name(dir, |found| names.push(found))?;
     Ok(names)
@@ -69,6 +74,11 @@ pub fn content_len(stat: &Stat) -> Option<u64> {
 }
 
 impl Store {
+    /// The prefix directories that exist.
+    pub fn prefixes(&self) -> io::Result<Vec<Dir>> {
+        prefix_dirs(&open_dir(&self.root, ".")?)
+    }
+
     /// Adds everything on the disk to the index. Meant to run beside everything else: lookups do not
     /// need the index. Ends early when the store is stopped.
     pub fn scan(&self) -> io::Result<()> {
@@ -79,6 +89,8 @@ impl Store {
             }
             self.scan_prefix(&root, &dir)?;
         }
+        // What an earlier run knew of and is not here is gone.
+        self.state().unseen = 0;
         self.scanned.store(true, Ordering::Release);
         self.changed.notify_all();
         Ok(())
@@ -108,7 +120,10 @@ impl Store {
             Err(e) => return Err(e.into()),
         };
         if let Some(len) = content_len(&stat) {
-            self.state().index.insert_found(place, len, used_ms(&stat));
+            let mut state = self.state();
+            if state.index.insert_found(place, len, used_ms(&stat)) {
+                state.unseen = state.unseen.saturating_sub(footprint(len));
+            }
         }
         Ok(())
     }
