@@ -63,6 +63,8 @@ counters! {
     evicted,
     /// Bytes of those.
     evicted_bytes,
+    /// Entries dropped because the backing disk failed to write them.
+    not_written,
     /// Handlers that panicked (each answered EIO).
     panics,
 }

@@ -8,6 +8,10 @@
 //!                    /tmp/         objects on their way in; emptied at every start
 //!                    /pending/     entries that are still to be uploaded (see `upload::journal`)
 //!                    /writing/     marks of entries that are being written in place
+//!                    /fresh/       marks of entries that are not synced yet
+//!                    /boot         which life of the kernel made them
+//!                    /sums/        hashes of what is on the disk
+//!                    /quarantine/  what was found to be wrong
 //! ```
 //!
 //! Bytes that come from elsewhere enter in one way: [`Store::begin_write`] reserves room, the
@@ -17,12 +21,16 @@
 //! Locks: `state` is the only one, and nothing is called while it is held.
 
 pub mod evict;
+pub mod fresh;
 pub mod incoming;
 pub mod index;
 pub mod layout;
 pub mod scan;
+pub mod sums;
+pub mod sync;
 
-use std::collections::HashMap;
+
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -36,6 +44,7 @@ use rustix::fs::{AtFlags, FlockOperation, Mode};
 use crate::clock::Clock;
 use crate::name::Place;
 use crate::stats::Stats;
+pub use fresh::{Fresh, Origin};
 pub use incoming::{Committed, Incoming};
 use index::{Index, footprint};
 
@@ -95,6 +104,8 @@ pub struct Store {
     tmp: OwnedFd,
     pending: OwnedFd,
     writing: OwnedFd,
+    fresh: OwnedFd,
+    sums: OwnedFd,
     lock: File,
     limits: Limits,
     prefix_digits: AtomicU8,
@@ -104,6 +115,8 @@ pub struct Store {
     state: Mutex<State>,
     /// Signalled when there is more or less room than before, and at the stop.
     changed: Condvar,
+    /// Signalled when something is to be synced after nothing was, and at the stop.
+    freshened: Condvar,
     scanned: AtomicBool,
 }
 
@@ -115,6 +128,12 @@ struct State {
     pinned_files: HashMap<u64, u32>,
     reserved: u64,
     next_tmp: u64,
+    /// The number of the newest mark in `fresh/`.
+    next_mark: u64,
+    /// Marks whose files have no name yet.
+    arriving: HashSet<u64>,
+    /// There may be marks in `fresh/`.
+    any_fresh: bool,
     stopped: bool,
 }
 
@@ -134,14 +153,21 @@ impl Store {
             tmp: opened.tmp,
             pending: opened.pending,
             writing: opened.writing,
+            fresh: opened.fresh,
+            sums: opened.sums,
             lock: opened.lock,
             limits,
             prefix_digits: AtomicU8::new(opened.prefix_digits),
             privileged: rustix::process::geteuid().is_root(),
             clock,
             stats,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                next_mark: opened.start.next_mark,
+                any_fresh: opened.start.any_fresh,
+                ..State::default()
+            }),
             changed: Condvar::new(),
+            freshened: Condvar::new(),
             scanned: AtomicBool::new(false),
         })
     }
@@ -299,6 +325,7 @@ impl Store {
     pub fn stop(&self) {
         self.state().stopped = true;
         self.changed.notify_all();
+        self.freshened.notify_all();
     }
 
     /// The wall clock in milliseconds, as the index counts.

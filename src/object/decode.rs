@@ -74,6 +74,7 @@ fn headed(header: &Header, body: Box<dyn Read + Send>) -> Result<Object, ObjectE
     Ok(Object {
         meta: header.meta,
         len: Some(header.len),
+        hash: Some(header.hash),
         content,
     })
 }
@@ -103,7 +104,12 @@ fn raw(sig: &Signature, blob: Blob, options: DecodeOptions<'_>) -> Result<Object
         })),
         None => body,
     };
-    Ok(Object { meta, len, content })
+    Ok(Object {
+        meta,
+        len,
+        hash: None,
+        content,
+    })
 }
 
 fn broken_object(sig: &Signature, broken: Broken) -> ObjectError {

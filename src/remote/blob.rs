@@ -232,15 +232,15 @@ impl<B: Blobs> Remote for BlobRemote<B> {
         let Some(blob) = self.blobs.get(&self.layout.key(sig))? else {
             return Ok(None);
         };
-        let Object { meta, len, content } = self.decode(sig, blob)?;
+        let object = self.decode(sig, blob)?;
         let (sig, doing, damaged) = (*sig, self.doing("get", sig), self.damaged.clone());
         let content = Box::new(Watched {
-            content,
+            content: object.content,
             sig,
             doing,
             damaged,
         });
-        Ok(Some(Object { meta, len, content }))
+        Ok(Some(Object { content, ..object }))
     }
 
     fn put(&self, sig: &Signature, meta: Meta, content: &Content) -> Result<Put, RemoteError> {

@@ -361,12 +361,12 @@ impl Remote for Breaker {
     fn get(&self, sig: &Signature) -> Result<Option<Object>, RemoteError> {
         let attempt = self.begin("get")?;
         match self.inner.get(sig) {
-            Ok(Some(Object { meta, len, content })) => {
+            Ok(Some(object)) => {
                 let content = Box::new(Watched {
-                    content,
+                    content: object.content,
                     attempt: Some(attempt),
                 });
-                Ok(Some(Object { meta, len, content }))
+                Ok(Some(Object { content, ..object }))
             }
             answer => attempt.judged(Fault::on_read, || answer),
         }
