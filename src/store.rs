@@ -28,7 +28,7 @@ pub mod layout;
 pub mod scan;
 pub mod sums;
 pub mod sync;
-
+pub mod verify;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;

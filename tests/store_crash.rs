@@ -258,13 +258,17 @@ fn check(disk: &Path, required: &BTreeSet<u64>, removed: &BTreeSet<u64>, when: &
     assert_eq!(config["prefix_len"], 2, "{when}");
 }
 
-/// Runs the scenario with each step as its last, and has what is left judged.
-fn stop_at_every_step(mut judge: impl FnMut(&str, usize) -> Promised) {
-    let mut steps = 0;
-    for call in CALLS {
+/// Runs the scenario with each step as its last, and has what is left judged. Most of the time is spent waiting for the
+/// disk, so the kinds of steps go side by side.
+fn stop_at_every_step(judge: impl Fn(&str, usize) -> Promised + Sync) {
+    let until_it_survives = &|call| {
         let survived = (1..CALLS_MAX).find(|n| judge(call, *n).ended);
-        steps += survived.expect("the scenario ends") - 1;
-    }
+        survived.expect("the scenario ends") - 1
+    };
+    let steps: usize = std::thread::scope(|scope| {
+        let each = CALLS.map(|call| scope.spawn(move || until_it_survives(call)));
+        each.map(|thread| thread.join().unwrap()).iter().sum()
+    });
     assert!(steps > 100, "only {steps} steps");
 }
 
@@ -288,7 +292,7 @@ fn a_power_cut_at_any_step_leaves_every_entry_right_and_every_synced_push_pendin
     let blank = dir.path().join("blank");
     Image::format(&blank, 32);
     stop_at_every_step(|call, n| {
-        let file = dir.path().join("disk");
+        let file = dir.path().join(format!("{call}-disk"));
         fs::copy(&blank, &file).unwrap();
         let disk = Image::mount(&file);
         let promised = run(disk.path(), call, n);
@@ -299,7 +303,7 @@ fn a_power_cut_at_any_step_leaves_every_entry_right_and_every_synced_push_pendin
             if others {
                 disk.others_sync();
             }
-            let after = disk.power_cut(&dir.path().join("after"));
+            let after = disk.power_cut(&dir.path().join(format!("{call}-after")));
             let when = format!("power cut at {call} {n}, synced by others: {others}");
             backing(after.path())
                 .iter()

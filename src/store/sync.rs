@@ -214,7 +214,7 @@ impl Store {
             Origin::Pushed | Origin::Synced => None,
         };
         let len = u64::try_from(stat.st_size).unwrap_or(0);
-        let hash = known.map_or_else(|| hash_of(File::from(file)), |hash| Some((hash, len)));
+        let hash = known.map_or_else(|| hash_of(File::from(file)).ok(), |hash| Some((hash, len)));
         Synced::Done(hash.map(|(hash, len)| Sum {
             link: false,
             len,
@@ -298,16 +298,16 @@ impl Memory {
     }
 }
 
-/// The BLAKE3 and the length of a file's content, if it can be read.
-pub(super) fn hash_of(mut file: File) -> Option<([u8; 32], u64)> {
+/// The BLAKE3 and the length of a file's content.
+pub(super) fn hash_of(mut file: File) -> io::Result<([u8; 32], u64)> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; CHUNK];
     loop {
         match io::Read::read(&mut file, &mut buffer) {
-            Ok(0) => return Some((*hasher.finalize().as_bytes(), hasher.count())),
+            Ok(0) => return Ok((*hasher.finalize().as_bytes(), hasher.count())),
             Ok(n) => drop(hasher.update(&buffer[..n])),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return None,
+            Err(e) => return Err(e),
         }
     }
 }
