@@ -11,6 +11,7 @@ mod mount;
 mod preflight;
 mod status;
 mod umount;
+mod verify;
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -31,8 +32,8 @@ use crate::sys;
 const EXIT_STATUS: &str = "\
 Exit status:
    0  done
-   1  failed; for flush: something is not on the remote yet
-   2  the command line is wrong; for flush: the mount could not be asked
+   1  failed; for flush: something is not on the remote yet; for verify: something is wrong
+   2  the command line is wrong; for flush: the mount could not be asked; for verify: nothing could be checked
   32  could not be mounted or unmounted";
 
 /// A remote build cache as a SCons CacheDir.
@@ -50,6 +51,7 @@ enum Command {
     Status(status::Args),
     Flush(flush::Args),
     Check(check::Args),
+    Verify(verify::Args),
 }
 
 /// How a command ends.
@@ -87,6 +89,7 @@ pub fn run() -> ExitCode {
         Command::Status(args) => status::run(&args, &env),
         Command::Flush(args) => flush::run(&args, &env),
         Command::Check(args) => check::run(&args, &env),
+        Command::Verify(args) => verify::run(&args, &env),
     };
     let exit = end.unwrap_or_else(|failure| {
         complain(&failure.message);

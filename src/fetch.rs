@@ -351,6 +351,7 @@ impl Fetch {
                 Err(e) => return Err(Failed::Remote(RemoteError::from_io(e))),
             }
         }
+        incoming.set_hash(object.hash);
         incoming.commit(place, object.meta)?;
         self.stats.fetched.one();
         self.stats.fetched_bytes.add(total);

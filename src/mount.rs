@@ -57,6 +57,9 @@ const COLLECT_EVERY: Duration = Duration::from_secs(3600);
 /// How long threads that were told to end may take before they are left to the end of the process.
 const LAST_HELPERS: Duration = Duration::from_secs(1);
 
+/// How long syncing what came last may take at the end. What is not synced then keeps its mark.
+const LAST_SYNC: Duration = Duration::from_secs(10);
+
 /// Why a mount did not come to be.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
@@ -119,6 +122,8 @@ pub struct Mount {
     /// Fetch workers, evictor, and what else ends when the parts are stopped.
     helpers: Threads,
     uploaders: Threads,
+    /// What brings entries to the disk.
+    syncer: Threads,
     server: JoinHandle<()>,
     server_stop: Stop,
 }
@@ -162,6 +167,8 @@ impl Mount {
         spawn_fetchers(&mut helpers, &parts, &jobs.fetch)?;
         spawn_keepers(&mut helpers, &parts, &fs)?;
         spawn_uploaders(&mut uploaders, &parts)?;
+        let mut syncer = Threads::default();
+        spawn_syncer(&mut syncer, &parts, &fs)?;
         let session = threads::spawn("session", move || {
             if let Err(e) = session.run() {
                 log::error!("the FUSE session ended: {e}");
@@ -174,6 +181,7 @@ impl Mount {
             session,
             helpers,
             uploaders,
+            syncer,
             server,
             server_stop,
         })
@@ -198,6 +206,7 @@ impl Mount {
         if drained {
             self.uploaders.join_within(&*parts.clock, LAST_HELPERS);
         }
+        self.syncer.join_within(&*parts.clock, LAST_SYNC);
         self.server_stop.ask();
         threads::join(self.server);
         Summary {
@@ -508,6 +517,14 @@ fn scan_and_collect(parts: &Parts, fs: &Fs) {
             return;
         }
     }
+}
+
+fn spawn_syncer(threads: &mut Threads, parts: &Arc<Parts>, fs: &Arc<Fs>) -> io::Result<()> {
+    let (store, losing) = (parts.store.clone(), fs.clone());
+    threads.spawn_loop("sync", &parts.stats, &parts.over, move || {
+        threads::give_way(UPLOAD_NICENESS);
+        store.run_syncer(&|place, ino| losing.lose(place, ino));
+    })
 }
 
 fn spawn_uploaders(threads: &mut Threads, parts: &Arc<Parts>) -> io::Result<()> {

@@ -72,6 +72,8 @@ pub struct Object {
     /// Exact length of the content, when it is known before reading (headed objects always
     /// know; a raw one without `Content-Length` does not).
     pub len: Option<u64>,
+    /// BLAKE3 of the content, as the header states it; a raw object has none.
+    pub hash: Option<[u8; 32]>,
     /// The content. **It verifies itself**: whoever reads it to its end (`Ok(0)`) without an error has
     /// read what was pushed under this signature: hash, length and signature are checked. Anything else
     /// ends in an [`io::Error`], which `RemoteError::from_io` classifies.

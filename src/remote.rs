@@ -132,6 +132,12 @@ pub trait Remote: Send + Sync {
     /// Calls `each` for every object, in no order. [`RemoteError::Unsupported`] where it cannot list.
     fn list(&self, each: &mut dyn FnMut(Listed)) -> Result<(), RemoteError>;
 
+    /// Puts the object under `sig` where no reader finds it, without deleting it; where to, or `None` when there is none.
+    fn quarantine(&self, sig: &Signature) -> Result<Option<String>, RemoteError> {
+        let what = format!("quarantine {sig}: not offered here");
+        Err(RemoteError::Unsupported(what))
+    }
+
     /// The remote as its URL, without credentials.
     fn describe(&self) -> String;
 

@@ -63,6 +63,8 @@ counters! {
     evicted,
     /// Bytes of those.
     evicted_bytes,
+    /// Entries dropped because the backing disk failed to write them.
+    not_written,
     /// Operations that the backing disk failed.
     disk_errors,
     /// What interrupted pushes left behind for a day, and we removed.

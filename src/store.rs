@@ -9,6 +9,10 @@
 //!                    /pending/     entries that are still to be uploaded (see `upload::journal`)
 //!                    /writing/     marks of entries that are being written in place
 //!                    /totals       bytes that entries take, as last written down
+//!                    /fresh/       marks of entries that are not synced yet
+//!                    /boot         which life of the kernel made them
+//!                    /sums/        hashes of what is on the disk
+//!                    /quarantine/  what was found to be wrong
 //! ```
 //!
 //! Bytes that come from elsewhere enter in one way: [`Store::begin_write`] reserves room, the
@@ -18,6 +22,7 @@
 //! Locks, in this order: `health`, `state`. Nothing outside of this module is called while one is held.
 
 pub mod evict;
+pub mod fresh;
 pub mod health;
 pub mod incoming;
 pub mod index;
@@ -25,8 +30,11 @@ mod keep;
 pub mod layout;
 pub mod scan;
 mod spare;
+pub mod sums;
+pub mod sync;
+pub mod verify;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -40,6 +48,7 @@ use rustix::fs::{AtFlags, FlockOperation, Mode};
 use crate::clock::Clock;
 use crate::name::Place;
 use crate::stats::Stats;
+pub use fresh::{Fresh, Origin};
 use health::Health;
 pub use incoming::{Committed, Incoming};
 use index::Index;
@@ -101,6 +110,8 @@ pub struct Store {
     tmp: OwnedFd,
     pending: OwnedFd,
     writing: OwnedFd,
+    fresh: OwnedFd,
+    sums: OwnedFd,
     lock: File,
     limits: Limits,
     prefix_digits: AtomicU8,
@@ -110,6 +121,8 @@ pub struct Store {
     state: Mutex<State>,
     /// Signalled when there is more or less room than before, and at the stop.
     changed: Condvar,
+    /// Signalled when something is to be synced after nothing was, and at the stop.
+    freshened: Condvar,
     scanned: AtomicBool,
     spare: Spare,
     health: Mutex<Health>,
@@ -125,6 +138,12 @@ struct State {
     pinned_files: HashMap<u64, u32>,
     reserved: u64,
     next_tmp: u64,
+    /// The number of the newest mark in `fresh/`.
+    next_mark: u64,
+    /// Marks whose files have no name yet.
+    arriving: HashSet<u64>,
+    /// There may be marks in `fresh/`.
+    any_fresh: bool,
     stopped: bool,
     /// Bytes that an earlier run knew of and the scan has not found yet.
     unseen: u64,
@@ -149,6 +168,8 @@ impl Store {
         })?;
         let state = State {
             unseen: Self::load_totals(&opened.root),
+            next_mark: opened.start.next_mark,
+            any_fresh: opened.start.any_fresh,
             ..State::default()
         };
         Ok(Self {
@@ -157,6 +178,8 @@ impl Store {
             tmp: opened.tmp,
             pending: opened.pending,
             writing: opened.writing,
+            fresh: opened.fresh,
+            sums: opened.sums,
             lock: opened.lock,
             limits,
             prefix_digits: AtomicU8::new(opened.prefix_digits),
@@ -165,6 +188,7 @@ impl Store {
             stats,
             state: Mutex::new(state),
             changed: Condvar::new(),
+            freshened: Condvar::new(),
             scanned: AtomicBool::new(false),
             spare,
             health: Mutex::default(),
@@ -318,6 +342,7 @@ impl Store {
         // Whoever looks whether it is stopped before they wait does so under this lock.
         drop(self.health());
         self.health_changed.notify_all();
+        self.freshened.notify_all();
     }
 
     /// The wall clock in milliseconds, as the index counts.

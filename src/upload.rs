@@ -231,7 +231,14 @@ impl Uploads {
 
     fn upload(&self, item: &Item) -> Result<Put, RemoteError> {
         let local = |e: std::io::Error| {
-            RemoteError::Local(format!(
+            // Dropped, or removed by hand: it will not come back.
+            let never = e.kind() == std::io::ErrorKind::NotFound;
+            let kind = if never {
+                RemoteError::Unsupported
+            } else {
+                RemoteError::Local
+            };
+            kind(format!(
                 "cannot read the journalled object {}: {e}",
                 item.place.sig
             ))
@@ -310,6 +317,17 @@ impl Uploads {
         );
         self.state().queue.given_up(item.seq);
         self.drop_item(item);
+    }
+
+    /// The bytes of the file `ino`, pushed to `place`, are not to be believed: whatever waits of it is dropped. An upload
+    /// under way reads what is in memory, which is right; if that fails, it finds the journal empty.
+    pub fn lost(&self, place: &Place, ino: u64) {
+        let items = self.state().queue.take_lost(place, ino);
+        for item in items {
+            self.drop_item(&item);
+            self.call_waiters(item.seq);
+        }
+        self.changed.notify_all();
     }
 
     /// Takes an item out of the journal.

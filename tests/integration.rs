@@ -17,6 +17,9 @@ mod fs_ops;
 /// The backing disk: bounds, objects on their way in, the index.
 mod store;
 
+/// Store and journal, killed and cut from power at every step.
+mod store_crash;
+
 /// The arrows and rules of the source tree.
 mod tidy;
 

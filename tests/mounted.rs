@@ -8,5 +8,6 @@ mod kill9;
 mod loopback;
 mod owners;
 mod pjdfstest;
+mod powercut;
 mod stop;
 mod users;

@@ -1,6 +1,8 @@
 //! What the tests share. Nothing in here asserts a promise; it builds the stage on which tests do.
 
 pub(crate) mod canned;
+/// A disk whose power can be cut.
+pub(crate) mod image;
 /// The reference that the file system is compared with.
 pub(crate) mod model;
 pub(crate) mod mounted;

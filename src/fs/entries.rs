@@ -14,6 +14,7 @@ use super::tree::Tree;
 use super::{Errno, Fs, errno};
 use crate::name::{Name, Place};
 use crate::signature::Meta;
+use crate::store::Fresh;
 use crate::store::scan::content_len;
 use crate::upload::Staged;
 
@@ -22,6 +23,8 @@ use crate::upload::Staged;
 pub(super) struct Arrival {
     place: Option<Place>,
     len: u64,
+    /// Its mark: it is not on the disk yet.
+    fresh: Option<Fresh>,
     staged: Option<Staged>,
     /// Somebody may still write to it: it is committed when they have closed it.
     unfinished: bool,
@@ -58,9 +61,16 @@ impl Fs {
         if tree.get(stat.st_ino).is_some_and(|node| node.writers > 0) {
             self.store.mark_writing(place).map_err(errno)?;
             arrival.unfinished = true;
-        } else if !is_same_entry(from, place) {
-            arrival.staged = self.stage(spot, place, stat)?;
+            return Ok(arrival);
         }
+        // The mark first: a power cut must not leave a name in the journal either that nobody suspects.
+        let fresh = self.mark_new(spot, place, stat).map_err(errno)?;
+        if !is_same_entry(from, place) {
+            arrival.staged = self
+                .stage(spot, place, stat)
+                .inspect_err(|_| self.store.not_fresh(&fresh))?;
+        }
+        arrival.fresh = Some(fresh);
         Ok(arrival)
     }
 
@@ -68,6 +78,9 @@ impl Fs {
     pub(super) fn turn_back(&self, tree: &Tree, arrival: &Arrival) {
         if let Some(staged) = &arrival.staged {
             self.uploads.cancel(staged);
+        }
+        if let Some(fresh) = &arrival.fresh {
+            self.store.not_fresh(fresh);
         }
         if let (true, Some(place)) = (arrival.unfinished, &arrival.place) {
             self.unmark(tree, place);
@@ -87,6 +100,9 @@ impl Fs {
     pub(super) fn settle(&self, tree: &mut Tree, arrival: Arrival, ino: u64) -> Option<u64> {
         let place = arrival.place?;
         self.store.added(&place, arrival.len);
+        if let Some(fresh) = arrival.fresh {
+            self.store.settled(fresh);
+        }
         if arrival.unfinished {
             if let Some(node) = tree.get_mut(ino) {
                 node.unsealed = Some(place);
@@ -118,13 +134,33 @@ impl Fs {
     /// An entry that was written in place is closed: from now on it is whole.
     pub(super) fn seal(&self, ino: u64, place: &Place) {
         match self.place_spot(place).stat(self.store.root()) {
-            Ok(stat) if stat.st_ino == ino => self.commit_in_place(place, &stat),
+            Ok(stat) if stat.st_ino == ino => {
+                if let Err(e) = self.commit_new(place, &stat) {
+                    // Its other mark stays: the next start removes it.
+                    log::warn!("cannot mark {} as new, it will not last: {e}", place.sig);
+                    return;
+                }
+            }
             _ => log::debug!("{ino} is not at {} any more", place.sig),
         }
         self.store.unmark_writing(place);
     }
 
-    /// Commits a whole file that stands in its place already.
+    /// Commits a file that was made in its place and is whole now.
+    pub(super) fn commit_new(&self, place: &Place, stat: &Stat) -> io::Result<()> {
+        let fresh = self.mark_new(&self.place_spot(place), place, stat)?;
+        self.commit_in_place(place, stat);
+        self.store.settled(fresh);
+        Ok(())
+    }
+
+    fn mark_new(&self, spot: &Spot, place: &Place, stat: &Stat) -> io::Result<Fresh> {
+        let (store, at) = (&self.store, spot.at(self.store.root()));
+        let origin = store.origin_of(at, &spot.path, place, stat)?;
+        store.mark_fresh(place, stat.st_ino, origin)
+    }
+
+    /// Commits a whole file that stands in its place already, and is on the disk or marked as not being there yet.
     pub(super) fn commit_in_place(&self, place: &Place, stat: &Stat) {
         let Some(len) = content_len(stat) else { return };
         self.store.added(place, len);
@@ -195,8 +231,7 @@ impl Fs {
             crate::store::Committed::Existed => return Err(Errno::EXIST),
         }
         let stat = self.place_spot(place).stat(self.store.root())?;
-        self.commit_in_place(place, &stat);
-        Ok(())
+        self.commit_new(place, &stat).map_err(errno)
     }
 
     /// Calls `waiter` once that upload was tried.
@@ -217,6 +252,35 @@ impl Fs {
 
     fn place_spot(&self, place: &Place) -> Spot {
         Spot::below_root(place.path().into())
+    }
+
+    /// The bytes of the file `ino`, which was put at `place`, did not get to the disk, and who reads it later may read
+    /// others: neither its entry nor its upload are believed any more.
+    pub fn lose(&self, place: &Place, ino: u64) {
+        self.uploads.lost(place, ino);
+        let root = self.store.root();
+        let spot = self.place_spot(place);
+        let mut tree = self.tree_mut();
+        let Ok(stat) = spot.stat(root) else { return };
+        if stat.st_ino != ino {
+            return;
+        }
+        let dir = rustix::fs::statat(root, place.dir(), AtFlags::SYMLINK_NOFOLLOW);
+        let last = self.keep_last(&tree, &spot, &stat);
+        if let Err(e) = rustix::fs::unlinkat(root, &spot.path, AtFlags::empty()) {
+            log::error!("cannot remove {}: {e}", place.sig);
+            return;
+        }
+        let name = place.sig.to_string();
+        if let Ok(dir) = &dir {
+            tree.name_gone(ino, dir.st_ino, OsStr::new(&name), last);
+        }
+        tree.epoch += 1;
+        drop(tree);
+        self.store.removed(place);
+        if let (Ok(dir), Some(kernel)) = (dir, self.kernel.get()) {
+            kernel.forget_name(dir.st_ino, OsStr::new(&name));
+        }
     }
 
     /// Removes an entry from the disk to make room, unless it is in use. The kernel hears of it first, so that a name

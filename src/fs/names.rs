@@ -99,8 +99,10 @@ impl Fs {
         rustix::fs::symlinkat(target, spot.at(root), &spot.path)?;
         self.own(&tree, caller, parent, &spot, 0)?;
         let stat = spot.stat(root)?;
-        if let Name::Entry(place) = &kind {
-            self.commit_in_place(place, &stat);
+        if let Name::Entry(place) = &kind
+            && let Err(e) = self.commit_new(place, &stat)
+        {
+            log::warn!("cannot push {}, it stays here only: {e}", place.sig);
         }
         Ok(self.remember(&mut tree, parent, name, &kind, &stat))
     }

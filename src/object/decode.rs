@@ -74,6 +74,7 @@ fn headed(header: &Header, body: Box<dyn Read + Send>) -> Result<Object, ObjectE
     Ok(Object {
         meta: header.meta,
         len: Some(header.len),
+        hash: Some(header.hash),
         content,
         arrived: Arrived::default(),
     })
@@ -107,6 +108,7 @@ fn raw(sig: &Signature, blob: Blob, options: DecodeOptions<'_>) -> Result<Object
     Ok(Object {
         meta,
         len,
+        hash: None,
         content,
         arrived: Arrived::default(),
     })

@@ -9,6 +9,7 @@
 
 use std::io::{self, Read};
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
@@ -55,6 +56,29 @@ pub trait Blobs: Send + Sync {
 
     /// Removes what is under `key`; `Ok(false)` when there was nothing.
     fn delete(&self, key: &str) -> Result<bool, RemoteError>;
+
+    /// Moves what is under `key` to a key that no layout has; that key, or `None` when there was nothing. A store that
+    /// cannot move copies, and deletes once it has the copy.
+    fn quarantine(
+        &self,
+        key: &str,
+        name: &str,
+        spool_dir: &Path,
+    ) -> Result<Option<String>, RemoteError> {
+        let Some(mut blob) = self.get(key)? else {
+            return Ok(None);
+        };
+        let local = |e: io::Error| RemoteError::Local(format!("copy {key}: {e}"));
+        let mut file = tempfile::tempfile_in(spool_dir).map_err(local)?;
+        let len = io::copy(&mut blob.body, &mut file).map_err(RemoteError::from_io)?;
+        let content = Content::File(file, len);
+        let hash = content.hash()?;
+        let copy = Payload::raw(Meta::file(0o644), &content, hash)?;
+        let to = format!("quarantine/{name}");
+        self.put(&to, &copy, false)?;
+        self.delete(key)?;
+        Ok(Some(to))
+    }
 
     /// Calls `each` with every key and its size, strangers' files too.
     fn list(&self, each: &mut dyn FnMut(&str, u64)) -> Result<(), RemoteError>;
@@ -238,21 +262,17 @@ impl<B: Blobs> Remote for BlobRemote<B> {
         let arrived = Arrived::default();
         let body = self.pacer.paced(blob.body, arrived.clone());
         let object = self.decode(sig, Blob { body, ..blob })?;
-        let Object {
-            meta, len, content, ..
-        } = object;
         let (sig, doing, damaged) = (*sig, self.doing("get", sig), self.damaged.clone());
         let content = Box::new(Watched {
-            content,
+            content: object.content,
             sig,
             doing,
             damaged,
         });
         Ok(Some(Object {
-            meta,
-            len,
             content,
             arrived,
+            ..object
         }))
     }
 
@@ -277,6 +297,14 @@ impl<B: Blobs> Remote for BlobRemote<B> {
                 each(Listed { sig, size });
             }
         })
+    }
+
+    fn quarantine(&self, sig: &Signature) -> Result<Option<String>, RemoteError> {
+        let key = self.layout.key(sig);
+        let moved = self
+            .blobs
+            .quarantine(&key, sig.as_str(), &self.encode.spool_dir);
+        moved.map_err(|error| error.during(&self.doing("quarantine", sig)))
     }
 
     fn describe(&self) -> String {

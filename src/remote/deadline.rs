@@ -381,6 +381,7 @@ mod tests {
     impl Remote for Holds {
         fn get(&self, _: &Signature) -> Result<Option<Object>, RemoteError> {
             Ok(Some(Object {
+                hash: None,
                 meta: Meta::file(0o644),
                 len: None,
                 content: Box::new(Trickle),

@@ -30,6 +30,9 @@ use crate::signature::Meta;
 /// Where objects are before they have a name. Listing passes over names that begin with a dot.
 const TEMP_DIR: &str = ".cachedirfs-tmp";
 
+/// Where `verify --repair` puts what is wrong. Hidden too.
+const QUARANTINE_DIR: &str = ".cachedirfs-quarantine";
+
 /// Age at which a temporary file is nobody's: no upload of one object takes a day.
 const TEMP_AGE: Duration = Duration::from_secs(24 * 3600);
 
@@ -249,6 +252,28 @@ impl Blobs for Directory {
             Ok(()) => Ok(true),
             Err(error) if is_absent(&error) => self.miss(false),
             Err(error) => Err(self.error("remove", &path, error)),
+        }
+    }
+
+    fn quarantine(
+        &self,
+        key: &str,
+        name: &str,
+        _spool_dir: &Path,
+    ) -> Result<Option<String>, RemoteError> {
+        let (from, dir) = (self.path(key), self.root.join(QUARANTINE_DIR));
+        make_dir(&dir, self.umask).map_err(|error| self.error("make directory", &dir, error))?;
+        let taken = |name: &String| dir.join(name).symlink_metadata().is_ok();
+        let mut names = (0..).map(|n| match n {
+            0 => name.to_owned(),
+            n => format!("{name}.{n}"),
+        });
+        // Two who repair at once set aside the same object.
+        let name = names.find(|name| !taken(name)).unwrap_or_default();
+        match fs::rename(&from, dir.join(&name)) {
+            Ok(()) => Ok(Some(format!("{QUARANTINE_DIR}/{name}"))),
+            Err(error) if is_absent(&error) => self.miss(None),
+            Err(error) => Err(self.error("move", &from, error)),
         }
     }
 

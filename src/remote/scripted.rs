@@ -66,6 +66,7 @@ impl Remote for Scripted {
         Ok(Some(Object {
             meta: Meta::file(0o644),
             len: None,
+            hash: None,
             content: Box::new(Broken(body)),
             arrived: Arrived::default(),
         }))

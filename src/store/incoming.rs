@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::{Store, layout};
+use super::{Origin, Store, layout};
 use crate::name::Place;
 use crate::signature::Meta;
 
@@ -30,6 +30,7 @@ pub struct Incoming<'a> {
     name: String,
     reserved: Vec<u64>,
     written: u64,
+    hash: Option<[u8; 32]>,
 }
 
 impl Store {
@@ -52,6 +53,7 @@ impl Store {
                 name,
                 reserved: vec![promised],
                 written: 0,
+                hash: None,
             })),
             Err(e) => {
                 self.note("cannot make a file for what comes in", e);
@@ -63,14 +65,27 @@ impl Store {
 }
 
 impl Incoming<'_> {
+    /// Says what the content hashes to (BLAKE3), for `verify`.
+    pub fn set_hash(&mut self, hash: Option<[u8; 32]>) {
+        self.hash = hash;
+    }
+
     /// Puts the object, which is whole, at `place`, unless an entry stands there already.
     pub fn commit(self, place: &Place, meta: Meta) -> io::Result<Committed> {
         match meta {
             Meta::File { mode } => self.finish_file(mode)?,
             Meta::Symlink => self.become_symlink()?,
         }
-        let committed = self.move_into_place(place)?;
-        if committed == Committed::New {
+        let stat = rustix::fs::statat(&self.store.tmp, &self.name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let origin = Origin::Fetched(self.hash);
+        let fresh = self.store.mark_fresh(place, stat.st_ino, origin)?;
+        let committed = self
+            .move_into_place(place)
+            .inspect_err(|_| self.store.not_fresh(&fresh))?;
+        if committed == Committed::Existed {
+            self.store.not_fresh(&fresh);
+        } else {
+            self.store.settled(fresh);
             let now = self.store.now_ms();
             let mut state = self.store.state();
             state.index.insert(place, self.written, now);

@@ -10,8 +10,8 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::StoreError;
 use super::scan::{names_in, prefix_dirs};
+use super::{StoreError, fresh};
 use crate::name::{Dir, Name, PRIVATE_DIR, Place};
 use crate::signature::Signature;
 
@@ -22,6 +22,9 @@ const VERSION: &str = "1\n";
 const TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55\n\
 # SCons cache directory - see https://bford.info/cachedir/\n";
 
+/// Where what is wrong is put: in the private directory, never deleted.
+pub(super) const QUARANTINE: &str = "quarantine";
+
 /// SCons' prefix length since 2.5; before, it was 1.
 const DEFAULT_DIGITS: u8 = 2;
 
@@ -31,8 +34,11 @@ pub(super) struct Opened {
     pub(super) tmp: OwnedFd,
     pub(super) pending: OwnedFd,
     pub(super) writing: OwnedFd,
+    pub(super) fresh: OwnedFd,
+    pub(super) sums: OwnedFd,
     pub(super) lock: File,
     pub(super) prefix_digits: u8,
+    pub(super) start: fresh::Start,
 }
 
 /// Makes what is missing, takes the lock, and puts right what a crash left.
@@ -57,16 +63,22 @@ pub(super) fn open(path: &Path) -> Result<Opened, StoreError> {
         let tmp = sub_dir(&private, "tmp")?;
         let pending = sub_dir(&private, "pending")?;
         let writing = sub_dir(&private, "writing")?;
+        let fresh = sub_dir(&private, "fresh")?;
+        let sums = sub_dir(&private, "sums")?;
         empty(&tmp)?;
         drop_half_written(&root, &writing)?;
-        let prefix_digits = provide_root_files(&root)?;
+        let start = fresh::start(&root, &private, &fresh, &pending)?;
+        let prefix_digits = provide_root_files(&root, &private)?;
         Ok(Opened {
             root,
             tmp,
             pending,
             writing,
+            fresh,
+            sums,
             lock,
             prefix_digits,
+            start,
         })
     };
     in_order().map_err(fail("prepare the backing directory", CHOOSE))
@@ -111,7 +123,7 @@ pub fn open_dir(at: impl AsFd, path: impl rustix::path::Arg) -> io::Result<Owned
     Ok(rustix::fs::openat(at, path, flags, Mode::empty())?)
 }
 
-fn sub_dir(at: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
+pub(super) fn sub_dir(at: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
     match rustix::fs::mkdirat(at, name, Mode::from(0o700)) {
         Ok(()) | Err(Errno::EXIST) => open_dir(at, name),
         Err(e) => Err(e.into()),
@@ -125,7 +137,7 @@ pub(super) fn give(to: impl AsFd, like: &rustix::fs::Stat) -> io::Result<()> {
     Ok(rustix::fs::fchown(to, Some(owner), Some(group))?)
 }
 
-fn take_lock(private: &OwnedFd, path: &Path) -> Result<File, StoreError> {
+pub(super) fn take_lock(private: &OwnedFd, path: &Path) -> Result<File, StoreError> {
     let fail = |source: io::Error| StoreError::Disk {
         what: "lock the backing directory",
         path: path.display().to_string(),
@@ -210,11 +222,11 @@ fn drop_half_written(root: &OwnedFd, writing: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-fn mark_name(place: &Place) -> String {
+pub(super) fn mark_name(place: &Place) -> String {
     format!("{}-{}", place.digits, place.sig)
 }
 
-fn marked_place(name: &[u8]) -> Option<Place> {
+pub(super) fn marked_place(name: &[u8]) -> Option<Place> {
     let (digits, sig) = name.split_at_checked(2)?;
     let digits = digits[0]
         .checked_sub(b'0')
@@ -226,7 +238,9 @@ fn marked_place(name: &[u8]) -> Option<Place> {
 }
 
 pub(super) fn mark(writing: &OwnedFd, place: &Place) -> io::Result<()> {
-    provide(writing, &mark_name(place), b"").map(drop)
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+    rustix::fs::openat(writing, mark_name(place), flags, Mode::from(0o644))?;
+    Ok(())
 }
 
 pub(super) fn unmark(writing: &OwnedFd, place: &Place) {
@@ -237,12 +251,13 @@ pub(super) fn unmark(writing: &OwnedFd, place: &Place) {
 
 /// Writes `config` and `CACHEDIR.TAG` where they are missing and removes `config.lock`: whoever
 /// made it did so before we had the directory. The prefix length.
-fn provide_root_files(root: &OwnedFd) -> io::Result<u8> {
+fn provide_root_files(root: &OwnedFd, private: &OwnedFd) -> io::Result<u8> {
     match rustix::fs::unlinkat(root, "config.lock", AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(e) => return Err(e.into()),
     }
     let digits = digits_in_use(root)?;
+    set_broken_config_aside(root, private)?;
     let made = provide(
         root,
         "config",
@@ -254,6 +269,24 @@ fn provide_root_files(root: &OwnedFd) -> io::Result<u8> {
     } else {
         read_prefix_digits(root.as_fd()).unwrap_or(digits)
     })
+}
+
+/// SCons dies of a `config` that it cannot read: what a power cut left of one is moved out of the way.
+fn set_broken_config_aside(root: &OwnedFd, private: &OwnedFd) -> io::Result<()> {
+    let content = match read(root, "config") {
+        Ok(content) => content,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    let config = serde_json::from_slice::<serde_json::Value>(&content);
+    let usable = |config: serde_json::Value| config.get("prefix_len").is_some_and(|n| n.is_u64());
+    if config.is_ok_and(usable) {
+        return Ok(());
+    }
+    let quarantine = sub_dir(private, QUARANTINE)?;
+    rustix::fs::renameat(root, "config", &quarantine, "config")?;
+    log::warn!("config was unreadable and is written anew; what it was is in quarantine/config");
+    Ok(())
 }
 
 /// The prefix length of a cache without `config`, by its directories.
@@ -270,27 +303,21 @@ pub(super) fn read_prefix_digits(root: std::os::fd::BorrowedFd<'_>) -> Option<u8
     (1..=4).contains(&digits).then_some(digits)
 }
 
-/// Writes a file unless it exists; whether it was written. A crash never leaves it half written.
+/// Writes a file unless it exists; whether it was written. Neither a crash nor a power cut leaves it half written.
 fn provide(at: impl AsFd, name: &str, content: &[u8]) -> io::Result<bool> {
-    let (at, temporary) = (at.as_fd(), format!("{name}.new"));
+    let at = at.as_fd();
     if rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
         return Ok(false);
     }
-    if content.is_empty() {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
-        rustix::fs::openat(at, name, flags, Mode::from(0o644))?;
-        return Ok(true);
-    }
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-    let mut file = File::from(rustix::fs::openat(
-        at,
-        &temporary,
-        flags,
-        Mode::from(0o644),
-    )?);
-    file.write_all(content)?;
-    rustix::fs::renameat(at, &temporary, at, name)?;
+    replace(at, name, content)?;
     Ok(true)
+}
+
+/// Writes a file, in place of one that may be there: after a crash or a power cut there is the one or the other.
+pub(super) fn replace(at: impl AsFd, name: &str, content: &[u8]) -> io::Result<()> {
+    let (at, temporary) = (at.as_fd(), format!("{name}.new"));
+    fresh::write_synced(at, &temporary, content)?;
+    Ok(rustix::fs::renameat(at, &temporary, at, name)?)
 }
 
 pub(super) fn read(at: impl AsFd, name: &str) -> io::Result<Vec<u8>> {

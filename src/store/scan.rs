@@ -31,7 +31,7 @@ pub fn names_in(dir: &OwnedFd) -> io::Result<Vec<Found>> {
     Ok(names)
 }
 
-fn each_name(dir: &OwnedFd, mut each: impl FnMut(Found)) -> io::Result<()> {
+pub(super) fn each_name(dir: &OwnedFd, mut each: impl FnMut(Found)) -> io::Result<()> {
     // The descriptor's position is shared: start over each time.
     rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0))?;
     let mut buffer = [MaybeUninit::uninit(); 32 * 1024];

@@ -180,6 +180,17 @@ impl Queue {
         self.take(seq)
     }
 
+    /// Takes out the uploads of the file `ino` at `place` that nobody has begun.
+    pub fn take_lost(&mut self, place: &Place, ino: u64) -> Vec<Item> {
+        let is_it = |slot: &Slot| {
+            let item = &slot.item;
+            (item.place, item.ino) == (*place, ino) && slot.state != SlotState::InFlight
+        };
+        let lost: Vec<_> = self.slots.iter().filter(|(_, slot)| is_it(slot)).collect();
+        let lost: Vec<_> = lost.into_iter().map(|(seq, _)| *seq).collect();
+        lost.into_iter().filter_map(|seq| self.take(seq)).collect()
+    }
+
     /// Forgets all waits: somebody wants it done now.
     pub fn retry_now(&mut self) {
         self.hold_until = Duration::ZERO;

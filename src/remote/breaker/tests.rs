@@ -142,6 +142,7 @@ impl Remote for Lame {
             None => Box::new(io::empty()),
         };
         Ok(Some(Object {
+            hash: None,
             meta: Meta::file(0o644),
             len: None,
             content,
