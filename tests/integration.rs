@@ -26,6 +26,9 @@ mod remote_contract;
 /// HTTP servers that lie, stall and break off.
 mod http_faults;
 
+/// What interrupted pushes leave behind is collected, and nothing else.
+mod leftovers;
+
 /// README, man pages, `--help` and the program say the same.
 mod docs;
 
