@@ -79,12 +79,13 @@
 //! 3. **Nothing pushed is lost.** [`upload::journal`] has the bytes before the rename returns, and [`upload::queue`] has
 //!    them until the remote answers. Tests: `mounted::kill9`, `mounted::stop`. Against a kill of the daemon, not against a
 //!    power cut: see WHAT SURVIVES in `cachedirfs(5)`.
-//! 4. **The disk is bounded.** [`store::evict`] reserves before it writes. Tests: in `src/store/index.rs`. Entries only:
-//!    scratch files are not counted.
+//! 4. **The disk is bounded.** [`store::evict`] makes room before bytes are written, [`store::health`] says what a failing disk
+//!    means, and `fs::standin` keeps builds going on one. Tests: `mounted::disk`, `mounted::big`. Entries only: scratch
+//!    files are not counted until they are renamed; what is left of them after a day is collected (`leftovers`).
 //! 5. **Only trusted bytes.** [`object::Key`]; [`config`] turns `ro` into "never pushes"; [`signature::Meta`] has no room for
 //!    a privilege bit. Tests: `remote_contract` (`what_a_stranger_wrote_is_not_believed_and_is_written_over`), `scons::options`.
 //! 6. **It always mounts.** [`mount::Mount::start`] asks nothing over the network and does not wait for [`store::scan`].
-//!    Tests: `cli::mounts`. A `file:` remote whose directory and its parent are both missing is refused.
+//!    Tests: `cli::mounts`, `mounted::big`, `mounted::stale`. A `file:` remote whose directory and its parent are both missing is refused.
 //! 7. **The backing directory is a CacheDir.** [`store::layout`] makes nothing else but `.cachedirfs/`. Tests: `scons::backing`.
 //!
 //! # How to add

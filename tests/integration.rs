@@ -32,6 +32,9 @@ mod http_faults;
 /// Whatever a network, a server or a file server does: never wrong bytes, never a failed call, nothing lost.
 mod faults;
 
+/// What interrupted pushes leave behind is collected, and nothing else.
+mod leftovers;
+
 /// README, man pages, `--help` and the program say the same.
 mod docs;
 

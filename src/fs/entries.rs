@@ -312,7 +312,7 @@ impl Fs {
         let mut tree = self.tree_mut();
         let node = tree.get(before.st_ino);
         let in_use = node.is_some_and(|node| node.opens > 0 || node.unsealed.is_some());
-        let seen_again = seen(&tree) > seen_before;
+        let seen_again = seen(&tree).is_some_and(|now| Some(now) != seen_before);
         if in_use || seen_again || self.store.pins(place) > 0 {
             return false;
         }

@@ -26,9 +26,9 @@ pub struct Node {
     /// The name under which it is known, if it has one.
     known: Option<Known>,
     /// Lookups that the kernel has not taken back.
-    lookups: u64,
+    lookups: u32,
     /// When the kernel was last told of it, by the tree's count.
-    seen: u64,
+    seen: u32,
     rare: Option<Box<Rare>>,
 }
 
@@ -162,7 +162,7 @@ pub struct Tree {
     /// Rises whenever a name goes without the kernel having asked for it.
     pub epoch: u64,
     /// How often the kernel was told of any node.
-    told: u64,
+    told: u32,
 }
 
 impl Default for Tree {
@@ -232,8 +232,8 @@ impl Node {
         self.names().count()
     }
 
-    /// When the kernel was last told of it: only ever rises, also when it was forgotten in between.
-    pub fn seen(&self) -> u64 {
+    /// When the kernel was last told of it: another number each time, also when it was forgotten in between.
+    pub fn seen(&self) -> u32 {
         self.seen
     }
 
@@ -256,9 +256,9 @@ impl Tree {
 
     /// The kernel is told of `ino` under this name once more.
     pub fn remember(&mut self, ino: u64, parent: u64, name: &OsStr, dir: Dir) {
-        self.told += 1;
+        self.told = self.told.wrapping_add(1);
         let node = self.nodes.entry(ino).or_insert_with(|| Node::new(dir));
-        node.lookups += 1;
+        node.lookups = node.lookups.saturating_add(1);
         node.seen = self.told;
         node.add_name(Known::new(parent, name));
     }
@@ -275,6 +275,7 @@ impl Tree {
         let Some(node) = self.nodes.get_mut(&ino).filter(|_| ino != ROOT) else {
             return;
         };
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
         node.lookups = node.lookups.saturating_sub(count);
         if node.is_done_with() {
             self.nodes.remove(&ino);
@@ -366,7 +367,7 @@ mod tests {
 
     #[test]
     fn a_node_that_was_only_looked_up_takes_little_and_gives_its_name_back() {
-        assert!(size_of::<Node>() <= 64);
+        assert!(size_of::<Node>() <= 48);
         let mut tree = Tree::default();
         for text in [
             "00112233445566778899aabbccddeeff",

@@ -38,12 +38,14 @@ const RECENT_UNDER_PRESSURE: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// How long the evictor rests when it found nothing that may go.
 const STUCK: Duration = Duration::from_millis(250);
+/// How long nobody waits for it then: the next pass would hardly find more, and a build makes many calls.
+const HOPELESS: Duration = Duration::from_secs(2);
 /// Longest that a fetch waits for room before it counts as a miss.
 const WAIT_FOR_ROOM: Duration = Duration::from_secs(2);
 /// Longest that a push does: it keeps an event loop waiting. Eviction takes milliseconds.
-const PUSH_WAITS_FOR_ROOM: Duration = Duration::from_secs(1);
+const PUSH_WAITS_FOR_ROOM: Duration = Duration::from_secs(2);
 /// Entries looked at in one go, so that nobody waits long for the index.
-const GLANCE: usize = 4096;
+const GLANCE: usize = 1024;
 
 /// Removes one entry if it may go. True when it is gone.
 pub type Evict<'a> = &'a dyn Fn(&Place) -> bool;
@@ -54,8 +56,8 @@ pub(super) struct Evictor {
     runs: bool,
     /// The file system said that it is full.
     starved: bool,
-    /// The last pass had something to free and freed nothing: waiting makes no sense.
-    stuck: bool,
+    /// Until when waiting makes no sense: a pass had something to free and freed nothing.
+    stuck_until: Option<Duration>,
     /// Passes that have ended.
     passes: u64,
     /// Bytes freed by all of them.
@@ -122,15 +124,12 @@ impl Store {
                 return;
             }
             let is_full = state.wanted() > self.high_mark();
+            // Full of what has to stay: looking again at once would find the same.
+            let stuck = freed == 0 && state.evictor.stuck_until.is_some();
+            let wait = if stuck { STUCK } else { LOOK_AGAIN };
             let calm = |state: &mut State| {
                 let full = state.wanted() > self.high_mark();
-                !state.stopped && !state.evictor.starved && (is_full || !full)
-            };
-            // Full of what has to stay: looking again at once would find the same.
-            let wait = if state.evictor.stuck {
-                STUCK
-            } else {
-                LOOK_AGAIN
+                !state.stopped && (stuck || !state.evictor.starved && (is_full || !full))
             };
             if freed == 0 || !is_full {
                 drop(self.changed.wait_timeout_while(state, wait, calm));
@@ -150,9 +149,15 @@ impl Store {
                 (freed, entries) = (freed + more.0, entries + more.1);
             }
         }
+        let now = self.clock.now();
         let mut state = self.state();
         state.evictor.starved = false;
-        state.evictor.stuck = !need.is_met() && entries == 0;
+        state.evictor.stuck_until = match (need.is_met(), entries) {
+            (false, 0) => Some(now + HOPELESS),
+            // It may be long until there is something to free again: that expires by itself.
+            (true, _) => state.evictor.stuck_until.filter(|until| now < *until),
+            (false, _) => None,
+        };
         state.evictor.passes += 1;
         state.evictor.freed += freed;
         drop(state);
@@ -274,13 +279,8 @@ impl Store {
 
     /// The file system is full: the evictor is to free something whatever the figures say.
     pub(super) fn starved(&self) {
-        let mut state = self.state();
-        // It looks again soon by itself.
-        if !state.evictor.stuck {
-            state.evictor.starved = true;
-            drop(state);
-            self.changed.notify_all();
-        }
+        self.state().evictor.starved = true;
+        self.changed.notify_all();
     }
 
     /// Waits a little until the evictor has made some room on a full file system. Whoever calls this may hold these prefix
@@ -323,7 +323,12 @@ impl Store {
         enough: impl Fn(&State) -> bool,
     ) -> Waited {
         self.changed.notify_all();
-        if !state.evictor.runs || state.evictor.stuck {
+        let now = self.clock.now();
+        let is_stuck = move |state: &State| {
+            let until = state.evictor.stuck_until;
+            until.is_some_and(|until| now < until)
+        };
+        if !state.evictor.runs || is_stuck(&state) {
             return Waited::InVain;
         }
         let begun = state.evictor.passes;
@@ -333,8 +338,7 @@ impl Store {
             at.is_some_and(|at| dirs.contains(at))
         };
         let hope = |state: &mut State| {
-            // One pass may have been on its way before we asked.
-            let stuck = state.evictor.stuck && state.evictor.passes > begun + 1;
+            let stuck = is_stuck(state) && state.evictor.passes > begun;
             !state.stopped && !stuck && !enough(state) && !in_the_way(state)
         };
         let waited = self

@@ -93,6 +93,8 @@ impl Store {
         self.state().unseen = 0;
         self.scanned.store(true, Ordering::Release);
         self.changed.notify_all();
+        // The totals are known now: they are written down.
+        self.health_changed.notify_all();
         Ok(())
     }
 

@@ -356,7 +356,8 @@ fn the_limit_holds_while_thirty_two_writers_push_and_no_push_is_refused() {
         });
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
-                let shape = [Shape::Pid, Shape::Uuid, Shape::Directory][(writer % 3) as usize];
+                // Not the shape of SCons 3, whose chmod after the push is a use: what was just used stays.
+                let shape = [Shape::Uuid, Shape::Directory][(writer % 2) as usize];
                 let (oracle, next, path) = (&oracle, &next, machine.path());
                 scope.spawn(move || {
                     loop {

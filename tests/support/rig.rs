@@ -85,6 +85,7 @@ pub(crate) struct Wire {
     pub(crate) gets: AtomicUsize,
     pub(crate) puts: AtomicUsize,
     down: AtomicBool,
+    bug: AtomicBool,
     /// Calls wait while this is set; how many do.
     held: Mutex<(bool, usize)>,
     changed: Condvar,
@@ -97,6 +98,7 @@ impl Wire {
             gets: AtomicUsize::new(0),
             puts: AtomicUsize::new(0),
             down: AtomicBool::new(false),
+            bug: AtomicBool::new(false),
             held: Mutex::default(),
             changed: Condvar::new(),
         })
@@ -105,6 +107,11 @@ impl Wire {
     /// Every call fails from now on, or none does.
     pub(crate) fn set_down(&self, down: bool) {
         self.down.store(down, Ordering::SeqCst);
+    }
+
+    /// Every call panics from now on, or none does.
+    pub(crate) fn set_bug(&self, bug: bool) {
+        self.bug.store(bug, Ordering::SeqCst);
     }
 
     /// Calls wait from now on.
@@ -133,6 +140,7 @@ impl Wire {
         held = self.changed.wait_while(held, |held| held.0).unwrap();
         held.1 -= 1;
         drop(held);
+        assert!(!self.bug.load(Ordering::SeqCst), "a bug in the remote");
         if self.down.load(Ordering::SeqCst) {
             return Err(RemoteError::Transient("the wire is cut".to_owned()));
         }
@@ -170,11 +178,32 @@ impl Remote for Wire {
     }
 }
 
+/// A clock with a bug that can be switched on.
+#[derive(Debug)]
+struct Fragile(Arc<ManualClock>, Arc<AtomicBool>);
+
+impl Clock for Fragile {
+    fn now(&self) -> Duration {
+        assert!(!self.1.load(Ordering::SeqCst), "a bug in the clock");
+        self.0.now()
+    }
+
+    fn wall(&self) -> std::time::SystemTime {
+        self.0.wall()
+    }
+
+    fn sleep(&self, time: Duration) {
+        self.0.sleep(time);
+    }
+}
+
 /// One machine.
 pub(crate) struct Rig {
     pub(crate) memory: Memory,
     pub(crate) wire: Arc<Wire>,
     pub(crate) clock: Arc<ManualClock>,
+    /// While it is set, whoever asks for the time panics.
+    pub(crate) clock_bug: Arc<AtomicBool>,
     settings: Settings,
     dir: Arc<tempfile::TempDir>,
     parts: Option<Parts>,
@@ -245,6 +274,7 @@ impl Rig {
             memory: memory.clone(),
             wire: Wire::to(memory),
             clock: Arc::default(),
+            clock_bug: Arc::default(),
             settings,
             dir: Arc::new(dir),
             parts: None,
@@ -255,7 +285,7 @@ impl Rig {
 
     fn build(&self) -> Result<Parts, StoreError> {
         let stats = Arc::new(Stats::default());
-        let clock: Arc<dyn Clock> = self.clock.clone();
+        let clock: Arc<dyn Clock> = Arc::new(Fragile(self.clock.clone(), self.clock_bug.clone()));
         let store = Store::open(
             &self.backing(),
             self.settings.limits,
