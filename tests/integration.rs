@@ -26,6 +26,9 @@ mod remote_contract;
 /// HTTP servers that lie, stall and break off.
 mod http_faults;
 
+/// Whatever reads bytes that we did not write.
+mod parsers;
+
 /// README, man pages, `--help` and the program say the same.
 mod docs;
 
@@ -34,3 +37,6 @@ mod mounted;
 
 /// Real SCons builds: every version, two machines, options, users, a real project.
 mod scons;
+
+/// Everything at once, against an oracle of what was acknowledged.
+mod soak;

@@ -70,6 +70,11 @@ impl Server {
             .replacen("://", &format!("://{user}:{password}@"), 1)
     }
 
+    /// Where it listens, on loopback.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The directory that [`Server::url`] is, on disk.
     pub(crate) fn root(&self) -> PathBuf {
         self.dir.path().join("root/cache")
