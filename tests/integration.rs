@@ -40,3 +40,6 @@ mod scons;
 
 /// Everything at once, against an oracle of what was acknowledged.
 mod soak;
+
+/// Figures for `scripts/bench`; nothing is judged.
+mod bench;
