@@ -52,7 +52,11 @@ impl Machine {
         let disk = Disk::new();
         let (url, more) = backend.url();
         let backing = disk.0.path().join("backing");
-        let options = format!("backing={},{OPTIONS}{more}", backing.display());
+        let options = format!(
+            "backing={},{OPTIONS}{more}{}",
+            backing.display(),
+            boundless()
+        );
         let mounted = Mounted::with_options(&url, &options);
         Self {
             name,
@@ -279,6 +283,13 @@ impl Machine {
             stage.report.died(&format!("machine {}", self.name));
         }
     }
+}
+
+/// Options that keep uploads from being given up, where that is done: here everything has to arrive.
+fn boundless() -> &'static str {
+    let bounded = cachedirfs::config::options::OPTIONS.iter();
+    let mut bounded = bounded.filter(|option| option.name == "pending_size");
+    bounded.next().map_or("", |_| ",pending_size=1G")
 }
 
 /// A small file system of its own.
