@@ -35,6 +35,9 @@ mod faults;
 /// What interrupted pushes leave behind is collected, and nothing else.
 mod leftovers;
 
+/// Whatever reads bytes that we did not write.
+mod parsers;
+
 /// README, man pages, `--help` and the program say the same.
 mod docs;
 
@@ -43,3 +46,9 @@ mod mounted;
 
 /// Real SCons builds: every version, two machines, options, users, a real project.
 mod scons;
+
+/// Everything at once, against an oracle of what was acknowledged.
+mod soak;
+
+/// Figures for `scripts/bench`; nothing is judged.
+mod bench;

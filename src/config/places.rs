@@ -78,21 +78,31 @@ fn split(url: &str) -> (&str, Option<&str>, &str) {
     let (scheme, rest) = url.split_at(start);
     let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let authority = &rest[..authority_end];
-    let port_is_odd = authority
-        .rsplit_once(':')
-        .is_some_and(|(_, port)| port.bytes().any(|b| !b.is_ascii_digit()));
-    let end = if authority.contains('@') {
-        authority.rfind('@')
-    } else if (port_is_odd && !authority.starts_with('[')) || start == 0 {
-        // `https://user:pass/word@host`, or no scheme at all.
+    let lacks_authority = authority.is_empty() && !scheme.eq_ignore_ascii_case("file://");
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
+    let end = if port_is_odd(host) || start == 0 || lacks_authority {
+        // `https://user:pass/word@host`, or no scheme at all, or `https:///user:pass@host`, which is read as if
+        // there were two slashes.
         rest.rfind('@')
     } else {
-        None
+        authority.rfind('@')
     };
     match end {
         Some(at) => (scheme, Some(&rest[..at]), &rest[at + 1..]),
         None => (scheme, None, rest),
     }
+}
+
+/// Whether what stands behind the host, a name or an address in brackets, is anything but a port.
+fn port_is_odd(authority: &str) -> bool {
+    let bracketed = authority.strip_prefix('[').and_then(|a| a.split_once(']'));
+    let port = match bracketed {
+        Some((_, behind)) => behind.strip_prefix(':').unwrap_or(behind),
+        None => authority.split_once(':').map_or("", |(_, port)| port),
+    };
+    port.bytes().any(|b| !b.is_ascii_digit())
 }
 
 /// Where the cache goes when `backing` is not given. One remote at two mountpoints has two.
@@ -164,6 +174,10 @@ mod tests {
         );
         assert_eq!(shown("https://pw@host/p"), "https://host/p");
         assert_eq!(shown("https://us:pw/x@host/p"), "https://host/p");
+        assert_eq!(shown("https:///us:pw@host/p"), "https://host/p");
+        assert_eq!(shown("https://[us:pw/@host/p"), "https://host/p");
+        assert_eq!(shown("https://us@:pw/x@host/p"), "https://host/p");
+        assert_eq!(shown("https://us:pw:?@host/p"), "https://host/p");
         assert_eq!(shown("us:pw@host/p"), "host/p");
         assert_eq!(shown("https://a@b:pw@host/p"), "https://host/p");
         assert_eq!(shown("https://host/@scope/p"), "https://host/@scope/p");
@@ -177,6 +191,7 @@ mod tests {
             "https://user:pw@host/p",
             "user:pw@host",
             "https://us:pw/x@host/p",
+            "https:///us:pw@host/p",
         ] {
             let said = RemoteUrl::new(url).unwrap_err().to_string();
             assert!(

@@ -159,7 +159,37 @@ nonsense
         assert_eq!(ours, [50, 51]);
     }
 
+    #[test]
+    fn a_line_that_is_cut_or_flipped_is_another_mount_or_none() {
+        let line = br"36 30 0:50 / /m\040c rw,nosuid - fuse.cachedirfs file:///r rw,user_id=0";
+        let whole = parse_line(line).unwrap();
+        for len in 0..line.len() {
+            if let Some(found) = parse_line(&line[..len]) {
+                assert_eq!(found.mountpoint, whole.mountpoint, "{len}");
+            }
+        }
+        for bit in 0..line.len() * 8 {
+            let mut flipped = line.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            // Parsed or not: no panic, and never a device that is not said.
+            if let Some(found) = parse_line(&flipped) {
+                let text = String::from_utf8_lossy(&flipped);
+                assert!(text.contains(&format!(":{}", found.device.minor)), "{text}");
+            }
+        }
+    }
+
     proptest! {
+        #[test]
+        fn names_come_back_from_the_kernels_way_of_writing_them(name in prop::collection::vec(1u8.., 1..20)) {
+            let escaped: Vec<u8> = name.iter().flat_map(|b| match b {
+                b' ' | b'\t' | b'\n' | b'\\' | b'#' => format!("\\{b:03o}").into_bytes(),
+                b => vec![*b],
+            }).collect();
+            let unescaped = unescape(&escaped);
+            prop_assert_eq!(unescaped.as_bytes(), &name[..]);
+        }
+
         #[test]
         fn any_bytes_are_a_mount_table(text: Vec<u8>, line in r"[0-9 :/\\-]{0,80}") {
             MountTable::parse(&text);

@@ -178,6 +178,44 @@ fn nonsense_and_endless_lines_are_hung_up_on() {
     });
 }
 
+/// A whole request, cut at every byte and with every bit flipped once, and numbers that nobody means.
+#[test]
+fn any_line_is_answered_or_hung_up_on_and_the_next_client_is_served() {
+    let requests = [
+        r#"{"ask":"status"}"#,
+        r#"{"ask":"flush","timeout_ms":0}"#,
+        r#"{"ask":"flush","timeout_ms":18446744073709551615}"#,
+        r#"{"ask":"flush","timeout_ms":-1}"#,
+        r#"{"ask":"flush","timeout_ms":1e99}"#,
+        r#"{"ask":"status","ask":"status"}"#,
+        "",
+        "\0",
+        "null",
+        "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",
+    ];
+    served(|dir, _, _| {
+        let ask = |line: &[u8]| {
+            let mut stream = raw(dir);
+            stream.write_all(&[line, b"\n"].concat()).unwrap();
+            // Hung up on, or an answer that ends.
+            let _reset = stream.read_to_end(&mut Vec::new());
+        };
+        for request in requests {
+            ask(request.as_bytes());
+        }
+        let whole = requests[1].as_bytes();
+        for len in 0..whole.len() {
+            ask(&whole[..len]);
+        }
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = whole.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            ask(&flipped);
+        }
+        client(dir).unwrap().status().unwrap();
+    });
+}
+
 #[test]
 fn clients_that_never_send_never_read_or_crowd_keep_nobody_from_the_status() {
     served(|dir, fake, _| {

@@ -303,6 +303,110 @@ fn no_flipped_bit_yields_wrong_content_or_meta() {
     }
 }
 
+/// One byte at a time, as the worst of connections gives it, and without a length.
+struct Drops(io::Cursor<Vec<u8>>);
+
+impl Read for Drops {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let room = buf.len().min(1);
+        self.0.read(&mut buf[..room])
+    }
+}
+
+fn decoded_in_drops(
+    sig: &Signature,
+    bytes: &[u8],
+    options: DecodeOptions<'_>,
+) -> io::Result<(Meta, Vec<u8>)> {
+    let blob = Blob {
+        body: Box::new(Drops(io::Cursor::new(bytes.to_vec()))),
+        len: None,
+        hint: None,
+    };
+    let mut object = decode(sig, blob, options).map_err(ObjectError::into_io)?;
+    let mut content = Vec::new();
+    object.content.read_to_end(&mut content)?;
+    Ok((object.meta, content))
+}
+
+/// Files and links, long signatures, with and without a key, in stores of either kind: a damaged object must never
+/// pass for a raw one.
+#[test]
+fn no_object_of_any_kind_yields_anything_else_when_it_is_cut_or_one_bit_is_flipped() {
+    let key = Key::new([3; 32]);
+    for (digits, meta, content) in [
+        (&[b'a'; 32][..], Meta::file(0o644), &b""[..]),
+        (
+            &[b'7'; 128],
+            Meta::file(0o755),
+            b"#!/bin/sh\necho and more\n",
+        ),
+        (&[b'c'; 64], Meta::Symlink, b"../lib/libsums.so.1"),
+    ] {
+        let sig = Signature::parse(digits).unwrap();
+        let pushed = Content::Bytes(content.to_vec());
+        for (key, format) in [
+            (None, Format::Object),
+            (None, Format::Raw),
+            (Some(&key), Format::Object),
+        ] {
+            let whole = bytes_of(&encode(sig, meta, &pushed, &options(key.cloned())).unwrap());
+            let expected = DecodeOptions { key, format };
+            let decoded = |bytes: &[u8]| decoded_in_drops(&sig, bytes, expected);
+            assert_eq!(decoded(&whole).unwrap(), (meta, content.to_vec()));
+            // Nothing at all is an empty file to a raw store.
+            for len in 1..whole.len() {
+                assert!(is_corrupt(decoded(&whole[..len])), "{sig} cut to {len}");
+            }
+            for bit in 0..whole.len() * 8 {
+                let mut flipped = whole.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                if let Ok(got) = decoded(&flipped) {
+                    assert_eq!(got, (meta, content.to_vec()), "{sig} bit {bit}");
+                }
+            }
+        }
+    }
+}
+
+/// zstd files may be concatenated; ours are what the header says, in one frame or in several.
+#[test]
+fn content_in_several_frames_is_the_content() {
+    let header = |content: &[u8]| {
+        let hash = *blake3::hash(content).as_bytes();
+        Header::new(sig(), Meta::file(0o644), content.len() as u64, hash, None).to_bytes()
+    };
+    let frame = |content: &[u8]| zstd::encode_all(content, 1).unwrap();
+    let skipped = [&0x184D_2A50_u32.to_le_bytes()[..], &[3, 0, 0, 0], b"any"].concat();
+    let two = [header(b"one two"), frame(b"one "), skipped, frame(b"two")].concat();
+    assert_eq!(decoded(&two).unwrap().1, b"one two");
+    let twice = [encoded(b"one", None), encoded(b"one", None)].concat();
+    assert!(is_corrupt(decoded(&twice)));
+}
+
+/// What a bomb unpacks to is not what it says it is, and is seen as it comes: nothing is kept.
+#[test]
+fn a_bomb_is_corrupt_after_as_many_bytes_as_it_announced() {
+    let gib = io::repeat(0).take(1 << 30);
+    let bomb = zstd::encode_all(gib, 1).unwrap();
+    assert!(bomb.len() < 1 << 20);
+    let header = Header::new(sig(), Meta::file(0o644), 5 << 20, [0; 32], None);
+    let bytes = [header.to_bytes(), bomb].concat();
+    let any = DecodeOptions {
+        key: None,
+        format: Format::Object,
+    };
+    let mut object = decode(&sig(), blob(&bytes), any).unwrap();
+    let (mut got, mut chunk) = (0, vec![0; 64 << 10]);
+    let error = loop {
+        match object.content.read(&mut chunk) {
+            Ok(n) => got += n,
+            Err(error) => break error,
+        }
+    };
+    assert!(is_corrupt::<()>(Err(error)) && got <= 5 << 20, "{got}");
+}
+
 /// A header that lies about the length, with a right check, as a hostile writer would make it.
 fn claiming(len: u64, content: &[u8]) -> Vec<u8> {
     let hash = *blake3::hash(content).as_bytes();

@@ -164,6 +164,33 @@ mod tests {
         }
     }
 
+    /// A name that was damaged is another item or none, but two names are never one item: nothing is uploaded twice
+    /// or taken out for another.
+    #[test]
+    fn a_name_that_is_cut_or_flipped_is_never_the_same_item() {
+        let place = Place {
+            sig: Signature::parse(&[b'a'; 32]).unwrap(),
+            digits: 2,
+        };
+        let (seq, mode, bytes, ino) = (0x1234, 0o644, 0, 0);
+        let item = Item {
+            seq,
+            place,
+            mode,
+            bytes,
+            ino,
+        };
+        let name = file_name(&item).into_bytes();
+        for len in 0..name.len() {
+            assert_eq!(parse(&name[..len]), None, "{len}");
+        }
+        for bit in 0..name.len() * 8 {
+            let mut flipped = name.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(parse(&flipped), Some(item), "bit {bit}");
+        }
+    }
+
     #[test]
     fn the_journal_survives_and_goes_on_counting() {
         let dir = tempfile::tempdir().unwrap();

@@ -61,6 +61,12 @@ impl Mounted {
         self.daemon.as_ref().expect("the daemon is running").id()
     }
 
+    /// Whether the daemon has ended by itself.
+    pub(crate) fn has_died(&mut self) -> bool {
+        let daemon = self.daemon.as_mut();
+        daemon.is_none_or(|daemon| daemon.try_wait().unwrap().is_some())
+    }
+
     /// What the daemon wrote to stderr so far.
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.log_file()).unwrap_or_default()).into_owned()

@@ -228,6 +228,7 @@ fn netrc_words(text: &str) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn basic(user: &str, password: &str) -> Option<Credentials> {
         Some(Credentials::Basic(Secret::new(user), Secret::new(password)))
@@ -277,6 +278,30 @@ mod tests {
             said.contains("netrc has no login at h") && !said.contains("him"),
             "{said}"
         );
+    }
+
+    proptest! {
+        /// Words of the language in any order, and noise between them.
+        #[test]
+        fn any_text_is_a_netrc(words in prop::collection::vec(prop_oneof![
+            "(machine|default|login|password|account|macdef|#)", "(h|me|\n\n|\n|\t)", "\\PC{0,6}",
+        ], 0..24)) {
+            let text = words.join(" ");
+            for user in [None, Some("me")] {
+                if let Some(Credentials::Basic(found, password)) = netrc(&text, "h", user) {
+                    prop_assert!(user.is_none_or(|user| found.reveal() == user));
+                    prop_assert!(text.contains(found.reveal()) && text.contains(password.reveal()));
+                }
+            }
+        }
+
+        /// Whatever a machine is followed by, its login is not handed to another one.
+        #[test]
+        fn a_login_goes_to_its_machine_alone(host in "[a-z.]{1,9}", user in "[a-z]{1,9}", password in "[!-~&&[^#]]{1,9}") {
+            let text = format!("machine {host} login {user} password {password}");
+            prop_assert_eq!(netrc(&text, &host, None), basic(&user, &password));
+            prop_assert_eq!(netrc(&text, "elsewhere!", None), None);
+        }
     }
 
     #[test]

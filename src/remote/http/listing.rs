@@ -158,6 +158,7 @@ pub(super) fn read_json(body: impl BufRead) -> Result<Vec<Entry>, RemoteError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn file(name: &str, size: u64) -> Entry {
         Entry::File {
@@ -205,6 +206,47 @@ mod tests {
             ]
         );
         assert!(read_json(&b"<html>"[..]).is_err());
+    }
+
+    proptest! {
+        /// No member is ever outside of the collection that was asked about.
+        #[test]
+        fn any_bytes_are_a_listing_or_an_error(bytes: Vec<u8>, parts in prop::collection::vec(prop_oneof![
+            "</?(D:)?(response|href|collection|getcontentlength|x)/?>", "/(a%20b|%2e%2e|AB)?/?", "(&amp;|&lt;|&x;|&#0;|<!--|]]>|<!\\[CDATA\\[)",
+            "[ -~]{0,8}", "\\[\\{\"name\":\"[ -~]{0,5}\",\"type\":\"(file|directory)\",\"size\":-?[0-9]{0,22}",
+        ], 0..20)) {
+            for text in [bytes, parts.concat().into_bytes()] {
+                let _ = read_json(&text[..]);
+                for entry in read_multistatus(&text[..], "/a%20b/").unwrap_or_default() {
+                    let (Entry::File { name, .. } | Entry::Collection { name }) = entry;
+                    prop_assert!(!name.is_empty() && !name.contains('/'));
+                }
+            }
+        }
+
+        #[test]
+        fn a_listing_that_is_cut_off_never_names_what_is_not_there(at: proptest::sample::Index) {
+            let xml = "<m><response><href>/AB/</href><collection/></response>\
+                       <response><href>/f</href><getcontentlength>12</getcontentlength></response></m>";
+            let whole = read_multistatus(xml.as_bytes(), "/").unwrap();
+            let cut = &xml.as_bytes()[..at.index(xml.len())];
+            if let Ok(found) = read_multistatus(cut, "/") {
+                prop_assert!(whole.starts_with(&found));
+            }
+            let json = r#"[{"name":"AB","type":"directory"},{"name":"f","type":"file","size":7}]"#;
+            prop_assert!(read_json(&json.as_bytes()[..at.index(json.len())]).is_err());
+        }
+    }
+
+    /// Nested deeper than any stack is.
+    #[test]
+    fn a_listing_without_a_bottom_is_an_error_and_no_overflow() {
+        assert!(read_json("[".repeat(1 << 20).as_bytes()).is_err());
+        let xml = "<a>".repeat(1 << 18);
+        assert_eq!(
+            read_multistatus(xml.as_bytes(), "/").unwrap_or_default(),
+            []
+        );
     }
 
     #[test]

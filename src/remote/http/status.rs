@@ -127,6 +127,26 @@ mod tests {
     }
 
     #[test]
+    fn every_status_with_any_retry_after_is_an_error_that_names_it() {
+        for status in 100..1000 {
+            for after in [
+                None,
+                Some(""),
+                Some("-1"),
+                Some("99999999999999999999"),
+                Some("0"),
+            ] {
+                let error = of(status, after);
+                assert!(error.to_string().contains(&status.to_string()), "{error}");
+                assert!(
+                    error.retry_after().is_none_or(|wait| wait.is_zero()),
+                    "{error}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn a_server_may_say_in_seconds_when_to_come_back() {
         assert_eq!(
             of(503, Some("7")).retry_after(),
