@@ -9,6 +9,7 @@ mod check;
 mod flush;
 mod mount;
 mod preflight;
+mod rm;
 mod status;
 mod umount;
 
@@ -31,8 +32,8 @@ use crate::sys;
 const EXIT_STATUS: &str = "\
 Exit status:
    0  done
-   1  failed; for flush: something is not on the remote yet
-   2  the command line is wrong; for flush: the mount could not be asked
+   1  failed; for flush: something is not on the remote yet; for rm: something is not removed
+   2  the command line is wrong; for flush and rm: the mount could not be asked
   32  could not be mounted or unmounted";
 
 /// A remote build cache as a SCons CacheDir.
@@ -49,6 +50,7 @@ enum Command {
     Umount(umount::Args),
     Status(status::Args),
     Flush(flush::Args),
+    Rm(rm::Args),
     Check(check::Args),
 }
 
@@ -86,6 +88,7 @@ pub fn run() -> ExitCode {
         Command::Umount(args) => umount::run(&args, &env),
         Command::Status(args) => status::run(&args, &env),
         Command::Flush(args) => flush::run(&args, &env),
+        Command::Rm(args) => rm::run(&args, &env),
         Command::Check(args) => check::run(&args, &env),
     };
     let exit = end.unwrap_or_else(|failure| {

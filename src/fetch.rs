@@ -8,12 +8,13 @@
 //!
 //! This module does not know the kernel or the file system above it.
 //!
-//! Locks: `state` is the only one; waiters are called, and disk and network used, without it.
+//! Locks: `landing` is held while a fetched object gets its name, then `state`; waiters are called, and otherwise disk
+//! and network used, without them.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -60,6 +61,8 @@ pub struct Times {
 enum Failed {
     Remote(RemoteError),
     Disk(io::Error),
+    /// It was invalidated meanwhile.
+    Revoked,
 }
 
 impl From<io::Error> for Failed {
@@ -75,6 +78,8 @@ pub struct Fetch {
     clock: Arc<dyn Clock>,
     stats: Arc<Stats>,
     times: Times,
+    /// Written by those who revoke: no object that they mean gets its name after that.
+    landing: RwLock<()>,
     state: Mutex<State>,
     /// Signalled when the clock has to look again.
     changed: Condvar,
@@ -97,6 +102,8 @@ struct Flight {
     waiters: Vec<(Duration, Waiter)>,
     /// The remote has begun to answer: the waiters stay until the end.
     answering: bool,
+    /// What it brings is not to get a name.
+    revoked: bool,
 }
 
 impl Fetch {
@@ -123,6 +130,7 @@ impl Fetch {
             clock,
             stats,
             times,
+            landing: RwLock::default(),
             state,
             changed: Condvar::new(),
         }
@@ -143,6 +151,14 @@ impl Fetch {
     /// The remote may have it now: somebody pushed it.
     pub fn forget_miss(&self, sig: &Signature) {
         self.state().misses.pop(sig);
+    }
+
+    /// Fetches of `sig` that are under way come to nothing: what they bring gets no name from now on.
+    pub fn revoke(&self, sig: &Signature) {
+        let _none_lands = self.landing.write();
+        for (place, flight) in &mut self.state().flights {
+            flight.revoked |= place.sig == *sig;
+        }
     }
 
     /// Whether somebody waits for an entry of that prefix directory.
@@ -321,6 +337,7 @@ impl Fetch {
                 Outcome::Unknown
             }
             Err(Failed::Remote(error)) => self.failed(place, &error),
+            Err(Failed::Revoked) => Outcome::Unknown,
             Err(Failed::Disk(error)) if error.kind() == io::ErrorKind::StorageFull => {
                 self.stats.no_room.one();
                 Outcome::Unknown
@@ -351,6 +368,10 @@ impl Fetch {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(Failed::Remote(RemoteError::from_io(e))),
             }
+        }
+        let _landing = self.landing.read();
+        if self.state().flights.get(place).is_some_and(|f| f.revoked) {
+            return Err(Failed::Revoked);
         }
         incoming.commit(place, object.meta)?;
         self.stats.fetched.one();
