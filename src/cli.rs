@@ -9,6 +9,7 @@ mod check;
 mod flush;
 mod mount;
 mod preflight;
+mod rm;
 mod status;
 mod umount;
 mod verify;
@@ -32,8 +33,10 @@ use crate::sys;
 const EXIT_STATUS: &str = "\
 Exit status:
    0  done
-   1  failed; for flush: something is not on the remote yet; for verify: something is wrong
-   2  the command line is wrong; for flush: the mount could not be asked; for verify: nothing could be checked
+   1  failed; for flush: something is not on the remote yet; for rm: something is not removed;
+      for verify: something is wrong
+   2  the command line is wrong; for flush and rm: the mount could not be asked;
+      for verify: nothing could be checked
   32  could not be mounted or unmounted";
 
 /// A remote build cache as a SCons CacheDir.
@@ -50,6 +53,7 @@ enum Command {
     Umount(umount::Args),
     Status(status::Args),
     Flush(flush::Args),
+    Rm(rm::Args),
     Check(check::Args),
     Verify(verify::Args),
 }
@@ -88,6 +92,7 @@ pub fn run() -> ExitCode {
         Command::Umount(args) => umount::run(&args, &env),
         Command::Status(args) => status::run(&args, &env),
         Command::Flush(args) => flush::run(&args, &env),
+        Command::Rm(args) => rm::run(&args, &env),
         Command::Check(args) => check::run(&args, &env),
         Command::Verify(args) => verify::run(&args, &env),
     };

@@ -32,6 +32,11 @@ const MAX_SHARE: u8 = 50;
 const DEFAULT_MIN_FREE: u64 = GIB;
 /// The default of `min_free` is at most this many percent of the backing file system.
 const FREE_SHARE: u8 = 5;
+/// Default of `pending_max`. Each takes about 300 bytes of memory.
+const DEFAULT_PENDING: u64 = 100_000;
+/// Default of `pending_size`, in percent of `size`: eviction may not touch what is pending, and an outage is no reason
+/// to have no cache.
+const PENDING_SHARE: u8 = 75;
 /// Most event loops by default: more only compete for the kernel's request queue.
 const MAX_EVENT_THREADS: usize = 16;
 
@@ -63,6 +68,10 @@ pub struct Config {
     pub lookup_timeout: Duration,
     /// How uploads are awaited at unmount.
     pub drain_timeout: Duration,
+    /// Most objects that may be pending.
+    pub pending_max: u64,
+    /// Most bytes that they may take on the disk.
+    pub pending_size: u64,
     /// Fetches at one time.
     pub fetch_threads: usize,
     /// Uploads at one time.
@@ -223,6 +232,8 @@ pub(crate) struct Draft {
     negative_ttl: Option<Duration>,
     lookup_timeout: Option<Duration>,
     drain_timeout: Option<Duration>,
+    pending_max: Option<u64>,
+    pending_size: Option<Amount>,
     fetch_threads: Option<usize>,
     upload_threads: Option<usize>,
     event_threads: Option<usize>,
@@ -281,8 +292,14 @@ impl Draft {
         };
         let disk = (host.disk_size)(&backing);
         let ro = self.ro.unwrap_or(false);
+        let size = size(self.size, disk)?;
         Ok(Config {
-            size: size(self.size, disk)?,
+            size,
+            pending_max: self.pending_max.unwrap_or(DEFAULT_PENDING),
+            pending_size: match self.pending_size {
+                None => Amount::Percent(PENDING_SHARE).of(size),
+                Some(amount) => bytes("pending_size", amount, disk)?,
+            },
             min_free: min_free(self.min_free, disk)?,
             ro,
             push: if ro {

@@ -1,4 +1,4 @@
-//! The control socket of a mount: `status`, `flush` and `stop`, from outside.
+//! The control socket of a mount: `status`, `flush`, `remove` and `stop`, from outside.
 //!
 //! A mount listens on `RUNDIR/MAJOR:MINOR.sock`, where `MAJOR:MINOR` is the device number that the kernel gave the mount. So it is
 //! found from the mount table alone, also when the mount itself no longer answers. A connection carries one
@@ -9,14 +9,17 @@
 
 pub mod client;
 mod human;
+pub mod lists;
 pub mod mounts;
 pub mod server;
 
 use std::time::Duration;
 
+use crossbeam_channel::Receiver;
 use serde::{Deserialize, Serialize};
 
 use crate::stats::Snapshot;
+pub use lists::{BATCH, Divergence, GivenUp, Removed};
 
 /// Longest request or answer. Ours take well under a tenth; what is longer is no friend's.
 pub const MAX_LINE: usize = 64 * 1024;
@@ -36,6 +39,15 @@ pub trait Controlled: Send + Sync {
     fn uploads(&self) -> bool {
         true
     }
+
+    /// The next few pushes that differ from what the remote holds, of those whose number is above `after`.
+    fn divergent(&self, after: u64) -> Vec<Divergence>;
+
+    /// The same of uploads that were given up.
+    fn given_up(&self, after: u64) -> Vec<GivenUp>;
+
+    /// Begins to remove objects; what became of them comes through the channel. The error says why it cannot be begun.
+    fn remove(&self, removal: Removal) -> Result<Receiver<Vec<Removed>>, String>;
 
     /// From now on an unmount waits this long for uploads, instead of what was configured.
     fn set_drain_timeout(&self, timeout: Duration);
@@ -74,7 +86,7 @@ pub struct Status {
     pub pending: Pending,
     /// Entries on disk.
     pub entries: u64,
-    /// Their bytes.
+    /// Their bytes, and those of what was removed or replaced and is still to be uploaded.
     pub bytes_used: u64,
     /// Limit of the backing directory.
     pub limit: u64,
@@ -104,8 +116,19 @@ pub struct Pending {
     pub oldest_seconds: u64,
 }
 
+/// What is to be removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removal {
+    /// Of these signatures; at most [`BATCH`].
+    pub signatures: Vec<String>,
+    /// From the remote, too.
+    pub remote: bool,
+    /// How long to wait for an upload that is under way.
+    pub timeout_ms: u64,
+}
+
 /// What can be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "lowercase")]
 pub enum Request {
     /// How are you?
@@ -115,6 +138,19 @@ pub enum Request {
         /// The time.
         timeout_ms: u64,
     },
+    /// Which pushes differ from what the remote holds?
+    Divergent {
+        /// Those with a higher number than this.
+        after: u64,
+    },
+    /// Which uploads were given up?
+    #[serde(rename = "given_up")]
+    GivenUp {
+        /// Those with a higher number than this.
+        after: u64,
+    },
+    /// Answer when they are removed.
+    Remove(Removal),
     /// Answer when the mount is gone and drained.
     Stop {
         /// Whether the daemon is to unmount; otherwise the asker does.
@@ -135,6 +171,13 @@ pub enum Answer {
         /// How many objects are not on the remote.
         left: u64,
     },
+    /// To [`Request::Divergent`]: the next few, none when there are no more.
+    Divergent(Vec<Divergence>),
+    /// To [`Request::GivenUp`], likewise.
+    #[serde(rename = "given_up")]
+    GivenUp(Vec<GivenUp>),
+    /// To [`Request::Remove`].
+    Removed(Vec<Removed>),
     /// To [`Request::Stop`].
     Stopped {
         /// How many objects go to the remote with the next mount only.

@@ -9,14 +9,15 @@
 //!
 //! This module does not know the kernel or the file system above it.
 //!
-//! Locks: `state` is the only one; waiters are called, and disk and network used, without it.
+//! Locks: `landing` is held while a fetched object gets its name, then `state`; waiters are called, and otherwise disk
+//! and network used, without them.
 
 mod flights;
 mod patience;
 
 use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -75,6 +76,8 @@ pub struct Times {
 enum Failed {
     Remote(RemoteError),
     Disk(io::Error),
+    /// It was invalidated meanwhile.
+    Revoked,
 }
 
 impl From<io::Error> for Failed {
@@ -90,6 +93,8 @@ pub struct Fetch {
     clock: Arc<dyn Clock>,
     stats: Arc<Stats>,
     times: Times,
+    /// Written by those who revoke: no object that they mean gets its name after that.
+    landing: RwLock<()>,
     state: Mutex<State>,
     /// Signalled when the clock has to look again.
     changed: Condvar,
@@ -129,6 +134,7 @@ impl Fetch {
             clock,
             stats,
             times,
+            landing: RwLock::default(),
             state,
             changed: Condvar::new(),
         }
@@ -149,6 +155,12 @@ impl Fetch {
     /// The remote may have it now: somebody pushed it.
     pub fn forget_miss(&self, sig: &Signature) {
         self.state().misses.pop(sig);
+    }
+
+    /// Fetches of `sig` that are under way come to nothing: what they bring gets no name from now on.
+    pub fn revoke(&self, sig: &Signature) {
+        let _none_lands = self.landing.write();
+        self.state().flights.revoke(sig);
     }
 
     /// Whether somebody waits for an entry of that prefix directory.
@@ -316,6 +328,7 @@ impl Fetch {
                 Outcome::Unknown
             }
             Err(Failed::Remote(error)) => self.failed(place, &error),
+            Err(Failed::Revoked) => Outcome::Unknown,
             Err(Failed::Disk(error)) if error.kind() == io::ErrorKind::StorageFull => {
                 self.stats.no_room.one();
                 Outcome::Unknown
@@ -352,6 +365,10 @@ impl Fetch {
             }
         }
         incoming.set_hash(object.hash);
+        let _landing = self.landing.read();
+        if self.state().flights.is_revoked(place) {
+            return Err(Failed::Revoked);
+        }
         incoming.commit(place, object.meta)?;
         self.stats.fetched.one();
         self.stats.fetched_bytes.add(total);

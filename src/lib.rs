@@ -42,7 +42,7 @@
 //! | [`upload`] | journal, queue and workers: store to remote until it has it | file system, kernel |
 //! | [`fs`] | the file system: one method an operation, returning values | replies, threads, network |
 //! | [`fuse`] | requests to `fs` and values to replies; passthrough | policy |
-//! | [`control`] | the socket: status, flush, stop; both ends; the mount table | what a mount is made of |
+//! | [`control`] | the socket: status, flush, remove, stop; both ends; the mount table | what a mount is made of |
 //! | [`config`] | remote, mountpoint and `-o` to a valid `Config`; the table of options | environment, files |
 //! | [`mount`] | builds and joins every part, owns every thread | the command line |
 //! | [`daemon`], [`logging`] | into the background and back with the news, signals, supervisor; where the log goes | what a mount is made of |
@@ -77,7 +77,7 @@
 //!    `lookup_timeout`; [`remote::breaker`] stops asking. Tests: `src/remote/breaker/tests.rs`, `http_faults`. A remote that
 //!    hangs instead of failing is found out late: README, promise 2.
 //! 3. **Nothing pushed is lost.** [`upload::journal`] has the bytes before the rename returns, and [`upload::queue`] has
-//!    them until the remote answers. Tests: `mounted::kill9`, `mounted::stop`. Against a kill of the daemon, not against a
+//!    them until the remote answers or there are too many. Tests: `mounted::kill9`, `mounted::stop`, `upload_outage`. Against a kill of the daemon, not against a
 //!    power cut: see WHAT SURVIVES in `cachedirfs(5)`.
 //! 4. **The disk is bounded.** [`store::evict`] makes room before bytes are written, [`store::health`] says what a failing disk
 //!    means, and `fs::standin` keeps builds going on one. Tests: `mounted::disk`, `mounted::big`. Entries only: scratch

@@ -3,6 +3,7 @@
 //! A mount ends in this order: it is unmounted (by us or by anybody), lookups that wait are answered, uploads are
 //! drained as long as they may take, the parts stop, and only then is the backing directory free again.
 
+mod chores;
 mod controls;
 mod threads;
 
@@ -32,8 +33,9 @@ use crate::remote::{self, KeyError, Remote, RemoteError, RemoteOptions};
 use crate::stats::Stats;
 use crate::stop::Stop;
 use crate::store::{Limits, Store, StoreError};
-use crate::upload::{Item, Uploads};
+use crate::upload::{self, Item, Uploads};
 use crate::{name::Place, sys};
+use chores::Chore;
 use controls::Controls;
 use threads::Threads;
 
@@ -141,6 +143,7 @@ struct Parts {
     stats: Arc<Stats>,
     passthrough: Arc<Passthrough>,
     hands: Arc<Hands>,
+    chores: crossbeam_channel::Sender<Chore>,
     drain_millis: AtomicU64,
     /// Asked once: unmount. Asked again: do not drain.
     stop: Stop,
@@ -166,6 +169,11 @@ impl Mount {
         let mut uploaders = Threads::default();
         spawn_fetchers(&mut helpers, &parts, &jobs.fetch)?;
         spawn_keepers(&mut helpers, &parts, &fs)?;
+        let (doing, chores) = (parts.clone(), jobs.chores);
+        let file_system = fs.clone();
+        helpers.spawn("chores", move || {
+            chores::run(&doing, &file_system, &chores);
+        })?;
         spawn_uploaders(&mut uploaders, &parts)?;
         let mut syncer = Threads::default();
         spawn_syncer(&mut syncer, &parts, &fs)?;
@@ -218,6 +226,7 @@ impl Mount {
 /// The receiving ends of the pools' channels.
 struct Jobs {
     fetch: crossbeam_channel::Receiver<Place>,
+    chores: crossbeam_channel::Receiver<Chore>,
 }
 
 impl Parts {
@@ -264,6 +273,7 @@ impl Parts {
         let retried = Arc::new(Retry::new(remote.clone(), clock.clone(), retry));
 
         let uploads = Uploads::new(store.clone(), remote.clone(), clock.clone(), stats.clone())?;
+        let uploads = uploads.bounded(upload_limits(&config));
         let (send, receive) = crossbeam_channel::bounded(fetch::QUEUE);
         let times = fetch::Times {
             negative_ttl: config.negative_ttl,
@@ -278,6 +288,7 @@ impl Parts {
             times,
             send,
         );
+        let (chores, chores_todo) = crossbeam_channel::bounded(chores::WAITING);
         let off = no_passthrough(&config).map(str::to_owned);
         let parts = Self {
             drain_millis: AtomicU64::new(millis(config.drain_timeout)),
@@ -286,6 +297,7 @@ impl Parts {
             hands: Arc::new(Hands::new(config.event_threads)?),
             fetch: Arc::new(fetch),
             uploads: Arc::new(uploads),
+            chores,
             stop: Stop::new()?,
             over: Stop::new()?,
             config,
@@ -295,7 +307,11 @@ impl Parts {
             watched,
             stats,
         };
-        Ok((parts, Jobs { fetch: receive }))
+        let jobs = Jobs {
+            fetch: receive,
+            chores: chores_todo,
+        };
+        Ok((parts, jobs))
     }
 
     fn file_system(&self) -> io::Result<Fs> {
@@ -550,6 +566,18 @@ fn spawn_uploaders(threads: &mut Threads, parts: &Arc<Parts>) -> io::Result<()> 
         })?;
     }
     Ok(())
+}
+
+/// A mount that uploads nothing gives nothing up either.
+fn upload_limits(config: &Config) -> upload::Limits {
+    if config.push == Push::Off {
+        return upload::Limits::default();
+    }
+    upload::Limits {
+        count: config.pending_max,
+        bytes: config.pending_size,
+        large_at_once: (config.upload_threads / 2).max(1),
+    }
 }
 
 /// Why there can be no passthrough, as far as that is known before a file is opened.

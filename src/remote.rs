@@ -48,6 +48,8 @@ pub enum Put {
     Diverged {
         /// BLAKE3 of what the remote holds, if it can be had without fetching it all.
         theirs: Option<[u8; 32]>,
+        /// Bytes of its content, on the same condition.
+        their_len: Option<u64>,
         /// BLAKE3 of what was to be uploaded.
         ours: [u8; 32],
     },

@@ -55,9 +55,12 @@ counters! {
     already_there,
     /// Uploads given up because the remote holds other content under that signature.
     diverged,
-    /// Uploads given up because the remote cannot hold such an object (a symlink with `format=raw`).
+    /// Uploads given up: too many were pending, the remote cannot hold such an object (a symlink with `format=raw`),
+    /// or its bytes are gone from the backing disk.
     given_up,
-    /// Upload attempts that failed and will be made again.
+    /// Content bytes of those.
+    given_up_bytes,
+    /// Upload attempts that failed.
     upload_errors,
     /// Entries removed to stay within the limit.
     evicted,

@@ -51,7 +51,7 @@ use crate::stats::Stats;
 pub use fresh::{Fresh, Origin};
 use health::Health;
 pub use incoming::{Committed, Incoming};
-use index::Index;
+use index::{Index, footprint};
 use spare::Spare;
 
 /// Why a backing directory cannot be used, and what to do.
@@ -135,7 +135,9 @@ pub struct Store {
 struct State {
     index: Index,
     /// Pins by inode: an entry can be moved, removed or have two names while it is pinned.
-    pinned_files: HashMap<u64, u32>,
+    pinned_files: HashMap<u64, Pinned>,
+    /// Bytes of pinned files that are not an entry's any more. They are on the disk until they are uploaded.
+    orphaned: u64,
     reserved: u64,
     next_tmp: u64,
     /// The number of the newest mark in `fresh/`.
@@ -148,6 +150,15 @@ struct State {
     /// Bytes that an earlier run knew of and the scan has not found yet.
     unseen: u64,
     evictor: evict::Evictor,
+}
+
+/// A file that is still to be uploaded.
+#[derive(Debug)]
+struct Pinned {
+    links: u32,
+    footprint: u64,
+    /// No entry's file any more, so that the index does not count it.
+    orphan: bool,
 }
 
 impl Store {
@@ -283,25 +294,43 @@ impl Store {
     }
 
     /// Keeps the entry at `place` from eviction: it is still to be uploaded, through one more hard link to the
-    /// file `ino`.
-    pub fn pin(&self, place: &Place, ino: u64) {
+    /// file `ino` of `len` bytes.
+    pub fn pin(&self, place: &Place, ino: u64, len: u64) {
         let mut state = self.state();
         state.index.pin(place);
-        *state.pinned_files.entry(ino).or_default() += 1;
+        let new = Pinned {
+            links: 0,
+            footprint: footprint(len),
+            orphan: false,
+        };
+        state.pinned_files.entry(ino).or_insert(new).links += 1;
     }
 
     /// Takes a pin back.
     pub fn unpin(&self, place: &Place, ino: u64) {
         let mut state = self.state();
         state.index.unpin(place);
-        if let Some(links) = state.pinned_files.get_mut(&ino) {
-            *links -= 1;
-            if *links == 0 {
+        if let Some(file) = state.pinned_files.get_mut(&ino) {
+            file.links -= 1;
+            if file.links == 0 {
+                state.set_orphan(ino, false);
                 state.pinned_files.remove(&ino);
             }
         }
         drop(state);
         self.changed.notify_all();
+    }
+
+    /// The file `ino` is not an entry's any more. If it is pinned it stays on the disk, and eviction has to make up for
+    /// it.
+    pub fn lost_name(&self, ino: u64) {
+        self.state().set_orphan(ino, true);
+        self.changed.notify_all();
+    }
+
+    /// The file `ino` is an entry's.
+    pub fn has_name(&self, ino: u64) {
+        self.state().set_orphan(ino, false);
     }
 
     /// Pins on the entry at `place`.
@@ -311,7 +340,8 @@ impl Store {
 
     /// Hard links to the file `ino` that are ours, wherever its names are by now.
     pub fn our_links(&self, ino: u64) -> u32 {
-        self.state().pinned_files.get(&ino).copied().unwrap_or(0)
+        let state = self.state();
+        state.pinned_files.get(&ino).map_or(0, |file| file.links)
     }
 
     /// Entries known and the bytes that they take; whether that is all there is.
@@ -320,6 +350,7 @@ impl Store {
         Usage {
             entries: state.index.len() as u64,
             bytes: state.index.bytes() + state.unseen,
+            orphaned: state.orphaned,
             complete: self.scanned.load(Ordering::Acquire),
         }
     }
@@ -381,7 +412,18 @@ impl Drop for Store {
 impl State {
     /// Bytes in use and promised.
     fn wanted(&self) -> u64 {
-        self.index.bytes() + self.unseen + self.reserved
+        self.index.bytes() + self.unseen + self.reserved + self.orphaned
+    }
+
+    fn set_orphan(&mut self, ino: u64, orphan: bool) {
+        let Some(file) = self.pinned_files.get_mut(&ino) else {
+            return;
+        };
+        match (std::mem::replace(&mut file.orphan, orphan), orphan) {
+            (false, true) => self.orphaned += file.footprint,
+            (true, false) => self.orphaned -= file.footprint,
+            _ => {}
+        }
     }
 }
 
@@ -392,6 +434,8 @@ pub struct Usage {
     pub entries: u64,
     /// Bytes that they take.
     pub bytes: u64,
+    /// Bytes of what was removed or replaced and is still to be uploaded.
+    pub orphaned: u64,
     /// Whether the scan at the start has seen everything.
     pub complete: bool,
 }

@@ -3,13 +3,15 @@
 //! A push is [`Uploads::stage`]d before the operation that makes the entry, and [`Uploads::accept`]ed after it. From
 //! then on it stands in `pending/` ([`journal`]) and in the [`queue`], and only the remote's answer takes it out. One
 //! dispatcher gives jobs to a pool of workers through a channel; when the remote fails as a whole, everything waits
-//! while one upload at a time probes it.
+//! while one upload at a time probes it. How much may wait is limited ([`Limits`]); what is above is given up and named
+//! ([`ledger`]), and stays in the store as an ordinary entry.
 //!
 //! This module does not know the kernel or the file system above it.
 //!
 //! Locks: `state` is the only one; neither the disk nor the network is touched while it is held.
 
 pub mod journal;
+pub mod ledger;
 pub mod queue;
 
 use std::collections::HashMap;
@@ -24,11 +26,13 @@ use rustix::io::Errno;
 use crate::clock::Clock;
 use crate::name::Place;
 use crate::remote::{Put, Remote, RemoteError};
+use crate::signature::Signature;
 use crate::stats::Stats;
 use crate::store::Store;
 use journal::Journal;
-pub use queue::Item;
+use ledger::{Burst, Divergence, GivenUp, Ledger};
 use queue::{Blame, Next, Queue};
+pub use queue::{Item, Limits};
 
 /// How often the dispatcher looks at the clock while they wait.
 const TICK: Duration = Duration::from_millis(200);
@@ -51,6 +55,22 @@ pub struct Pending {
     pub oldest: Duration,
 }
 
+/// What was withdrawn of one signature.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Withdrawn {
+    /// Uploads that will not be made.
+    pub cancelled: u64,
+    /// Uploads that are under way, and will not be made again: see [`Uploads::is_under_way`].
+    pub under_way: u64,
+}
+
+/// Why an upload did not succeed.
+enum Failed {
+    /// Its bytes are not in the journal any more.
+    Gone(std::io::Error),
+    Other(RemoteError),
+}
+
 /// The uploads of one mount.
 pub struct Uploads {
     store: Arc<Store>,
@@ -68,6 +88,9 @@ struct State {
     waiters: HashMap<u64, Vec<Waiter>>,
     /// Once set, the dispatcher ends when nothing is left, or at this time.
     drain_until: Option<Duration>,
+    diverged: Ledger<Divergence>,
+    given_up: Ledger<GivenUp>,
+    burst: Burst,
 }
 
 impl Uploads {
@@ -83,9 +106,18 @@ impl Uploads {
             log::info!("uploads left from before: {}", left.len());
         }
         let mut queue = Queue::default();
-        for item in left {
-            store.pin(&item.place, item.ino);
-            queue.push(item, clock.now());
+        for (item, _) in &left {
+            store.pin(&item.place, item.ino, item.bytes);
+        }
+        for (item, names) in left {
+            if names <= store.our_links(item.ino) {
+                store.lost_name(item.ino);
+            }
+            // What an upload was superseded by just before we died.
+            if let Some(old) = queue.push(item, clock.now()) {
+                journal.remove(store.pending_dir(), &old);
+                store.unpin(&old.place, old.ino);
+            }
         }
         let state = Mutex::new(State {
             queue,
@@ -102,6 +134,14 @@ impl Uploads {
         })
     }
 
+    /// The same within limits. What an earlier process left above them is given up.
+    #[must_use]
+    pub fn bounded(self, limits: Limits) -> Self {
+        self.state().queue.set_limits(limits);
+        self.cut();
+        self
+    }
+
     /// Puts a file that is about to become the entry at `place` into the journal.
     pub fn stage(
         &self,
@@ -113,7 +153,7 @@ impl Uploads {
         let item = self
             .journal
             .add(self.store.pending_dir(), at, path, place, mode)?;
-        self.store.pin(place, item.ino);
+        self.store.pin(place, item.ino, item.bytes);
         Ok(Staged(item))
     }
 
@@ -131,8 +171,42 @@ impl Uploads {
             self.drop_item(&old);
             self.call_waiters(old.seq);
         }
+        self.cut();
         self.changed.notify_all();
         seq
+    }
+
+    /// Takes out all uploads of a signature. When none is under way any more, none will reach the remote that was
+    /// accepted before.
+    pub fn withdraw(&self, sig: &Signature) -> Withdrawn {
+        let (cancelled, under_way) = self.state().queue.withdraw(sig);
+        for item in &cancelled {
+            self.drop_item(item);
+            self.call_waiters(item.seq);
+        }
+        for item in &under_way {
+            // Whatever happens to us now, the next process does not try it again either.
+            self.journal.remove(self.store.pending_dir(), item);
+        }
+        Withdrawn {
+            cancelled: cancelled.len() as u64,
+            under_way: under_way.len() as u64,
+        }
+    }
+
+    /// Whether an upload of that signature is under way.
+    pub fn is_under_way(&self, sig: &Signature) -> bool {
+        self.state().queue.is_under_way(sig)
+    }
+
+    /// At most `most` of the divergences whose number is above `after`.
+    pub fn divergences(&self, after: u64, most: usize) -> Vec<(u64, Divergence)> {
+        self.state().diverged.page(after, most)
+    }
+
+    /// At most `most` of what was given up whose number is above `after`.
+    pub fn given_up(&self, after: u64, most: usize) -> Vec<(u64, GivenUp)> {
+        self.state().given_up.page(after, most)
     }
 
     /// Calls `waiter` once upload `seq` was tried, or at once if it is done or the remote is failing anyway.
@@ -189,9 +263,14 @@ impl Uploads {
         loop {
             let mut state = self.state();
             let now = self.clock.now();
-            if let Some(until) = state.drain_until
-                && (state.queue.is_stuck() || now >= until)
-            {
+            let over = |until| state.queue.is_stuck() || now >= until;
+            let ends = state.drain_until.is_some_and(over);
+            if let Some(said) = state.burst.take(now, ends) {
+                drop(state);
+                self.say_given_up(&said);
+                continue;
+            }
+            if ends {
                 return;
             }
             match state.queue.next(now) {
@@ -202,7 +281,9 @@ impl Uploads {
                     }
                 }
                 Next::Wait(time) => drop(self.wait(state, time.min(TICK))),
-                Next::Idle if state.drain_until.is_some() => drop(self.wait(state, TICK)),
+                Next::Idle if state.drain_until.is_some() || !state.burst.is_empty() => {
+                    drop(self.wait(state, TICK));
+                }
                 Next::Idle => drop(self.changed.wait(state)),
             }
         }
@@ -215,36 +296,31 @@ impl Uploads {
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.upload(&item)));
             let result = result.unwrap_or_else(|_| {
                 self.stats.panics.one();
-                Err(RemoteError::Local(format!(
+                Err(Failed::Other(RemoteError::Local(format!(
                     "bug: the upload of {} panicked",
                     item.place.sig
-                )))
+                ))))
             });
             match result {
                 Ok(put) => self.succeeded(&item, put),
-                Err(error) => self.failed(&item, &error),
+                Err(failed) => self.failed(&item, &failed),
             }
             self.call_waiters(item.seq);
             self.changed.notify_all();
         }
     }
 
-    fn upload(&self, item: &Item) -> Result<Put, RemoteError> {
-        let local = |e: std::io::Error| {
-            // Dropped, or removed by hand: it will not come back.
-            let never = e.kind() == std::io::ErrorKind::NotFound;
-            let kind = if never {
-                RemoteError::Unsupported
-            } else {
-                RemoteError::Local
-            };
-            kind(format!(
+    fn upload(&self, item: &Item) -> Result<Put, Failed> {
+        let read = journal::read(self.store.pending_dir(), item);
+        let (meta, content) = read.map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Failed::Gone(e),
+            _ => Failed::Other(RemoteError::Local(format!(
                 "cannot read the journalled object {}: {e}",
                 item.place.sig
-            ))
-        };
-        let (meta, content) = journal::read(self.store.pending_dir(), item).map_err(local)?;
-        self.remote.put(&item.place.sig, meta, &content)
+            ))),
+        })?;
+        let put = self.remote.put(&item.place.sig, meta, &content);
+        put.map_err(Failed::Other)
     }
 
     fn succeeded(&self, item: &Item, put: Put) {
@@ -254,8 +330,20 @@ impl Uploads {
                 self.stats.uploaded_bytes.add(item.bytes);
             }
             Put::Present => self.stats.already_there.one(),
-            Put::Diverged { theirs, ours } => {
+            Put::Diverged {
+                theirs,
+                their_len,
+                ours,
+            } => {
                 self.stats.diverged.one();
+                self.state().diverged.add(Divergence {
+                    sig: item.place.sig,
+                    our_len: item.bytes,
+                    our_hash: ours,
+                    their_len,
+                    their_hash: theirs,
+                    at: self.clock.wall(),
+                });
                 let theirs = theirs.map_or("unknown".to_owned(), |hash| hex(&hash));
                 log::warn!(
                     "{} differs from what {} holds under that signature: BLAKE3 {} here, {theirs} there; the first stays. \
@@ -280,25 +368,44 @@ impl Uploads {
         }
     }
 
-    fn failed(&self, item: &Item, error: &RemoteError) {
-        let blame = match error {
-            RemoteError::Unsupported(_) => return self.give_up(item, error),
-            RemoteError::Transient(_)
-            | RemoteError::Busy(..)
-            | RemoteError::Slow(_)
-            | RemoteError::Refused(_)
-            | RemoteError::Untrusted(_) => Blame::Remote,
-            _ => Blame::Object,
+    fn failed(&self, item: &Item, failed: &Failed) {
+        let blame = match failed {
+            Failed::Gone(_)
+            | Failed::Other(RemoteError::Unsupported(_) | RemoteError::Local(_)) => Blame::Ours,
+            Failed::Other(
+                error @ (RemoteError::Transient(_)
+                | RemoteError::Busy(..)
+                | RemoteError::Slow(_)
+                | RemoteError::Refused(_)
+                | RemoteError::Untrusted(_)),
+            ) => Blame::Remote(error.retry_after().unwrap_or_default()),
+            Failed::Other(_) => Blame::Object,
         };
         self.stats.upload_errors.one();
         let mut state = self.state();
         let first = state.queue.failed(item.seq, blame, self.clock.now());
-        let outdated = state.queue.take_outdated(item.seq);
-        let left = state.queue.len();
-        drop(state);
-        if let Some(old) = outdated {
-            self.drop_item(&old);
+        if let Some(outdated) = state.queue.take_outdated(item.seq) {
+            drop(state);
+            return self.drop_item(&outdated);
         }
+        let left = state.queue.len();
+        // Who waits for a first attempt waits for a remote that works.
+        let waiters = match state.queue.is_failing() {
+            true => std::mem::take(&mut state.waiters),
+            false => HashMap::new(),
+        };
+        drop(state);
+        for waiter in waiters.into_values().flatten() {
+            waiter();
+        }
+        let error = match failed {
+            // No attempt can ever succeed.
+            Failed::Gone(e) => return self.give_up(item, &format!("its bytes are gone: {e}")),
+            Failed::Other(e @ RemoteError::Unsupported(_)) => {
+                return self.give_up(item, &e.to_string());
+            }
+            Failed::Other(error) => error,
+        };
         if first {
             log::warn!(
                 "cannot upload {} to {}: {error}; {left} are pending and will be tried again",
@@ -308,14 +415,10 @@ impl Uploads {
         }
     }
 
-    /// No attempt can ever succeed: the entry stays here only.
-    fn give_up(&self, item: &Item, error: &RemoteError) {
-        self.stats.given_up.one();
-        log::warn!(
-            "{} is not uploaded, it stays here only: {error}",
-            item.place.sig
-        );
+    /// It will not be uploaded: the entry stays here only.
+    fn give_up(&self, item: &Item, why: &str) {
         self.state().queue.given_up(item.seq);
+        self.name_given_up(item, why);
         self.drop_item(item);
     }
 
@@ -328,6 +431,52 @@ impl Uploads {
             self.call_waiters(item.seq);
         }
         self.changed.notify_all();
+    }
+
+    /// Gives up what is above the limits.
+    fn cut(&self) {
+        let mut state = self.state();
+        let victims = state.queue.cut();
+        let limits = state.queue.limits();
+        drop(state);
+        for item in victims {
+            self.name_given_up(
+                &item,
+                &format!(
+                    "more than {} objects or {} bytes were pending",
+                    limits.count, limits.bytes
+                ),
+            );
+            self.drop_item(&item);
+            self.call_waiters(item.seq);
+        }
+    }
+
+    /// Counts an upload that is given up, and puts it on the list.
+    fn name_given_up(&self, item: &Item, why: &str) {
+        self.stats.given_up.one();
+        self.stats.given_up_bytes.add(item.bytes);
+        let given_up = GivenUp {
+            sig: item.place.sig,
+            bytes: item.bytes,
+            why: why.to_owned(),
+            at: self.clock.wall(),
+        };
+        let mut state = self.state();
+        state.burst.add(&given_up, self.clock.now());
+        state.given_up.add(given_up);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    fn say_given_up(&self, said: &ledger::Said) {
+        log::warn!(
+            "gave up {} uploads ({} bytes), the first {}: {}; they stay here only, see cachedirfs status --given-up",
+            said.count,
+            said.bytes,
+            said.first.sig,
+            said.first.why
+        );
     }
 
     /// Takes an item out of the journal.

@@ -7,8 +7,9 @@
 //!
 //! `CACHEDIRFS_MODEL_CASES` sets the number of cases.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -683,6 +684,24 @@ impl World {
         }
     }
 
+    /// Bytes of files that have no names but those in the journal, as the disk has it. Unknown with a symlink among
+    /// them: only those can be moved to a name that is no entry's.
+    fn orphaned(&self) -> Option<u64> {
+        let mut files = BTreeMap::new();
+        for name in self.rig.journal() {
+            let path = self.rig.backing().join(".cachedirfs/pending").join(name);
+            let stat = std::fs::symlink_metadata(path).unwrap();
+            if stat.is_symlink() {
+                return None;
+            }
+            files.entry(stat.ino()).or_insert((stat, 0)).1 += 1;
+        }
+        let orphans = files
+            .values()
+            .filter(|(stat, names)| stat.nlink() == *names);
+        Some(orphans.map(|(stat, _)| footprint(stat.len())).sum())
+    }
+
     /// What the store counts and keeps is what the model says.
     fn compare_books(&self) {
         let usage = self.rig.store.usage();
@@ -691,6 +710,9 @@ impl World {
         // Those that are being written may count already.
         if self.model.unsealed() == 0 {
             assert_eq!((usage.entries, usage.bytes), (lengths.len() as u64, bytes));
+        }
+        if let Some(orphaned) = self.orphaned() {
+            assert_eq!(usage.orphaned, orphaned, "only in the journal");
         }
         let marks = std::fs::read_dir(self.rig.backing().join(".cachedirfs/writing"));
         assert_eq!(

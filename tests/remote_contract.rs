@@ -179,7 +179,7 @@ fn the_first_of_two_contents_stays(case: &Case) {
         let sig = sig(&format!("diverged {}", second.len()));
         assert_eq!(put(case, &sig, first), Put::Stored);
         assert!(
-            matches!(put(case, &sig, second), Put::Diverged { ours, theirs } if theirs != Some(ours))
+            matches!(put(case, &sig, second), Put::Diverged { ours, theirs, .. } if theirs != Some(ours))
         );
         assert_eq!(get(case, &sig).unwrap().unwrap().1, first);
     }

@@ -309,7 +309,7 @@ fn the_evictor_rests_when_nothing_may_go() {
     let store = Disk::open(dir.path(), 10 * UNIT, clock.clone());
     for n in 0..10 {
         store.added(&place(&entry(n)), 4096);
-        store.pin(&place(&entry(n)), n);
+        store.pin(&place(&entry(n)), n, 1);
     }
     let looks = || clock.looks.load(Ordering::Relaxed);
     let before = looks();

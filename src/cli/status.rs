@@ -1,5 +1,6 @@
 //! `cachedirfs status`: how one mount is doing, or all of them.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -18,28 +19,66 @@ pub(super) struct Args {
     /// As JSON: one object for a path, a list for all mounts
     #[arg(long)]
     json: bool,
+    /// List the pushes that differ from what the remote holds, the last thousand since the mount
+    #[arg(long, requires = "path")]
+    divergent: bool,
+    /// List the uploads that were given up, the last thousand since the mount
+    #[arg(long, requires = "path", conflicts_with = "divergent")]
+    given_up: bool,
 }
 
 pub(super) fn run(args: &Args, env: &Env) -> Result<Exit, Failure> {
     let table = MountTable::read()
         .map_err(|err| Failure::new(Exit::Failed, format!("cannot read the mount table: {err}")))?;
     match &args.path {
-        Some(path) => one(&table, &real_path(path, &env.host.cwd), args.json, env),
+        Some(path) => one(&table, &real_path(path, &env.host.cwd), args, env),
         None => all(&table, args.json, env),
     }
 }
 
-fn one(table: &MountTable, path: &Path, json: bool, env: &Env) -> Result<Exit, Failure> {
+fn one(table: &MountTable, path: &Path, args: &Args, env: &Env) -> Result<Exit, Failure> {
     let Some(mounted) = table.containing(path).filter(|m| m.is_ours()) else {
         return Err(Failure::new(
             Exit::Failed,
             format!("{}: no cachedirfs is mounted there", path.display()),
         ));
     };
-    let status =
-        ask(mounted, env).map_err(|err| Failure::new(Exit::Failed, trouble(mounted, &err)))?;
-    show(&status, json);
+    let client = || Client::connect(mounted, &env.run_dir());
+    let shown = if args.divergent {
+        collect(|after| client()?.divergent(after), |one| one.number)
+            .map(|list| show_list(&list, args.json))
+    } else if args.given_up {
+        collect(|after| client()?.given_up(after), |one| one.number)
+            .map(|list| show_list(&list, args.json))
+    } else {
+        ask(mounted, env).map(|status| show(&status, args.json))
+    };
+    shown.map_err(|err| Failure::new(Exit::Failed, trouble(mounted, &err)))?;
     Ok(Exit::Done)
+}
+
+/// A whole list, asked for piece by piece.
+fn collect<T>(
+    next: impl Fn(u64) -> Result<Vec<T>, ClientError>,
+    number: fn(&T) -> u64,
+) -> Result<Vec<T>, ClientError> {
+    let (mut all, mut after) = (Vec::new(), 0);
+    loop {
+        let mut piece = next(after)?;
+        match piece.last().map(number).filter(|last| *last > after) {
+            Some(last) => after = last,
+            None => return Ok(all),
+        }
+        all.append(&mut piece);
+    }
+}
+
+fn show_list<T: Serialize + Display>(list: &[T], json: bool) {
+    if json {
+        show_json(&list);
+    } else {
+        list.iter().for_each(say);
+    }
 }
 
 /// Shows all that answer, and complains about the rest.

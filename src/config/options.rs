@@ -3,7 +3,9 @@
 //! A list is comma-separated; `\,` stands for a comma in a value and `\\` for a backslash, any other backslash is
 //! itself. A switch is written `name`, `noname` or `name=on|off`.
 
-use super::values::{amount, duration, mask, some_amount, some_duration, speed, switch, threads};
+use super::values::{
+    amount, count, duration, mask, some_amount, some_duration, speed, switch, threads,
+};
 use super::{ConfigError, Draft, Push};
 
 /// One option: what `--help` and the man page say of it, and what it does.
@@ -97,6 +99,10 @@ pub static OPTIONS: &[OptionSpec] = &[
         "bytes a second below which a transfer counts as failed; 0 for any speed", speed => min_speed),
     valued!("drain_timeout", "TIME", "60s",
         "how long an unmount waits for uploads; the rest goes with the next mount", duration => drain_timeout),
+    valued!("pending_max", "N", "100000",
+        "most objects that may wait for their upload; above, the oldest are given up", count => pending_max),
+    valued!("pending_size", "SIZE", "75% of the option size",
+        "most bytes on disk that may wait for their upload; above, the oldest are given up", some_amount => pending_size),
     valued!("fetch_threads", "N", "16", "fetches at one time", threads => fetch_threads),
     valued!("upload_threads", "N", "8", "uploads at one time", threads => upload_threads),
     valued!("event_threads", "N", "twice the processors, 4 to 16", "event loops, at least 2", threads => event_threads),

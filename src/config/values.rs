@@ -118,6 +118,12 @@ pub(super) fn switch(text: &str) -> Result<bool, String> {
     }
 }
 
+/// A number of things, at least one.
+pub(super) fn count(text: &str) -> Result<u64, String> {
+    let count = text.parse().ok().filter(|n| *n > 0);
+    count.ok_or_else(|| "expected a number such as 100000".into())
+}
+
 /// A number of threads.
 pub(super) fn threads(text: &str) -> Result<usize, String> {
     let expected = || format!("expected a number from 1 to {MOST_THREADS}");

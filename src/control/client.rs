@@ -11,7 +11,7 @@ use crate::sys;
 
 use super::mounts::Mounted;
 use super::server::socket_path;
-use super::{Answer, MAX_LINE, Request, Status};
+use super::{Answer, Divergence, GivenUp, MAX_LINE, Removal, Removed, Request, Status};
 
 /// How long a daemon may take to answer what it can answer at once.
 const PROMPT: Duration = Duration::from_secs(5);
@@ -56,6 +56,33 @@ impl Client {
         self.send(Request::Status)?;
         match self.answer(Some(PROMPT))? {
             Answer::Status(status) => Ok(*status),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// The next few pushes that differ from what the remote holds, of those whose number is above `after`.
+    pub fn divergent(mut self, after: u64) -> Result<Vec<Divergence>, ClientError> {
+        self.send(Request::Divergent { after })?;
+        match self.answer(Some(PROMPT))? {
+            Answer::Divergent(next) => Ok(next),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// The next few uploads that were given up, of those whose number is above `after`.
+    pub fn given_up(mut self, after: u64) -> Result<Vec<GivenUp>, ClientError> {
+        self.send(Request::GivenUp { after })?;
+        match self.answer(Some(PROMPT))? {
+            Answer::GivenUp(next) => Ok(next),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Removes objects, and waits for it however long the remote takes: it has time limits of its own.
+    pub fn remove(mut self, removal: Removal) -> Result<Vec<Removed>, ClientError> {
+        self.send(Request::Remove(removal))?;
+        match self.answer(None)? {
+            Answer::Removed(removed) => Ok(removed),
             other => Err(unexpected(other)),
         }
     }

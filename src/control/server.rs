@@ -11,18 +11,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam_channel::{Receiver, TryRecvError};
+
 use crate::clock::Clock;
 use crate::stop::Stop;
 use crate::sys;
 
 use super::mounts::Device;
-use super::{Answer, Controlled, MAX_LINE, Request};
+use super::{Answer, Controlled, MAX_LINE, Removed, Request};
 
 /// How long a client has to send its request.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Most connections; one more takes the place of the oldest that has not asked anything yet, or waits.
 const MAX_CONNECTIONS: usize = 64;
-/// How often a flush looks whether it is done.
+/// Answers what cannot be waited for any more.
+const ENDING: &str = "the mount is ending; ask again when it is mounted";
+/// How often it is seen whether a flush or a removal is done.
 const FLUSH_PACE: Duration = Duration::from_millis(20);
 /// A pause when accepting failed: there are no descriptors, and trying again at once would not make any.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -137,7 +141,7 @@ impl Server {
             },
             State::Reading(_) => connection.since + PATIENCE > now,
             // It hung up, or it talks out of turn.
-            State::Flushing { .. } | State::Parked if readable => false,
+            State::Flushing { .. } | State::Removing(_) | State::Parked if readable => false,
             State::Flushing { mark, until } => {
                 let left = self.controlled.pending_before(*mark);
                 if left > 0 && now < *until {
@@ -146,12 +150,25 @@ impl Server {
                 connection.answer(&Answer::Flushed { left });
                 false
             }
+            State::Removing(answer) => {
+                let answer = match answer.try_recv() {
+                    Err(TryRecvError::Empty) => return true,
+                    Ok(removed) => Answer::Removed(removed),
+                    Err(TryRecvError::Disconnected) => Answer::Error(ENDING.into()),
+                };
+                connection.answer(&answer);
+                false
+            }
             State::Parked => true,
         }
     }
 
     fn begin(&self, connection: &mut Connection, request: Request, now: Duration) -> bool {
-        if request != Request::Status && !self.may_command(&connection.stream) {
+        let only_asks = matches!(
+            request,
+            Request::Status | Request::Divergent { .. } | Request::GivenUp { .. }
+        );
+        if !only_asks && !self.may_command(&connection.stream) {
             connection.answer(&Answer::Error(
                 "only root and the owner of the mount may do that".into(),
             ));
@@ -162,6 +179,24 @@ impl Server {
                 connection.answer(&Answer::Status(Box::new(self.controlled.status())));
                 false
             }
+            Request::Divergent { after } => {
+                connection.answer(&Answer::Divergent(self.controlled.divergent(after)));
+                false
+            }
+            Request::GivenUp { after } => {
+                connection.answer(&Answer::GivenUp(self.controlled.given_up(after)));
+                false
+            }
+            Request::Remove(removal) => match self.controlled.remove(removal) {
+                Ok(answer) => {
+                    connection.state = State::Removing(answer);
+                    self.attend(connection, false, now)
+                }
+                Err(why) => {
+                    connection.answer(&Answer::Error(why));
+                    false
+                }
+            },
             Request::Flush { timeout_ms } => {
                 let patience = if self.controlled.uploads() {
                     Duration::from_millis(timeout_ms)
@@ -217,6 +252,8 @@ enum State {
     Reading(Vec<u8>),
     /// Waiting for uploads.
     Flushing { mark: u64, until: Duration },
+    /// Waiting for what is to be removed.
+    Removing(Receiver<Vec<Removed>>),
     /// Waiting for the end.
     Parked,
 }
@@ -226,6 +263,7 @@ impl Connection {
         match self.state {
             State::Reading(_) => Some((self.since + PATIENCE).saturating_sub(now)),
             State::Flushing { until, .. } => Some(until.saturating_sub(now).min(FLUSH_PACE)),
+            State::Removing(_) => Some(FLUSH_PACE),
             State::Parked => None,
         }
     }
@@ -250,6 +288,7 @@ impl Connection {
             State::Flushing { mark, .. } => self.answer(&Answer::Flushed {
                 left: controlled.pending_before(mark),
             }),
+            State::Removing(_) => self.answer(&Answer::Error(ENDING.into())),
             State::Reading(_) => {}
         }
     }

@@ -4,11 +4,12 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use crossbeam_channel::Sender;
 use tempfile::TempDir;
 
 use super::client::{Client, ClientError};
@@ -29,6 +30,7 @@ struct Fake {
     pending: AtomicU64,
     drain_millis: AtomicU64,
     stopped: AtomicBool,
+    removing: Mutex<Option<Sender<Vec<Removed>>>>,
 }
 
 impl Controlled for Fake {
@@ -51,6 +53,35 @@ impl Controlled for Fake {
     fn pending_before(&self, mark: u64) -> u64 {
         assert_eq!(mark, 7);
         self.pending.load(Ordering::SeqCst)
+    }
+
+    fn divergent(&self, after: u64) -> Vec<Divergence> {
+        let copy = lists::Copy {
+            bytes: Some(1),
+            blake3: None,
+        };
+        let divergence = |number| Divergence {
+            number,
+            signature: "a".repeat(32),
+            here: copy.clone(),
+            there: copy.clone(),
+            time: 0,
+        };
+        (after + 1..=3).map(divergence).take(2).collect()
+    }
+
+    fn given_up(&self, _: u64) -> Vec<GivenUp> {
+        Vec::new()
+    }
+
+    fn remove(&self, removal: Removal) -> Result<Receiver<Vec<Removed>>, String> {
+        let (send, receive) = crossbeam_channel::bounded(1);
+        match removal.signatures.first().map(String::as_str) {
+            Some("never") => *self.removing.lock().unwrap() = Some(send),
+            Some("busy") => return Err("busy".to_owned()),
+            _ => send.send(vec![Removed::default()]).unwrap(),
+        }
+        Ok(receive)
     }
 
     fn set_drain_timeout(&self, timeout: Duration) {
@@ -140,6 +171,54 @@ fn a_flush_waits_for_what_was_pushed_and_not_longer_than_allowed() {
             assert_eq!(flush.join().unwrap(), 0);
         });
         assert_eq!(client(dir).unwrap().flush(Duration::MAX).unwrap(), 0);
+    });
+}
+
+#[test]
+fn a_list_comes_piece_by_piece() {
+    served(|dir, _, _| {
+        let numbers = |after| {
+            let next = client(dir).unwrap().divergent(after).unwrap();
+            next.iter().map(|d| d.number).collect::<Vec<_>>()
+        };
+        assert_eq!(numbers(0), [1, 2]);
+        assert_eq!(numbers(2), [3]);
+        assert!(numbers(3).is_empty());
+        assert!(client(dir).unwrap().given_up(0).unwrap().is_empty());
+    });
+}
+
+#[test]
+fn who_has_something_removed_waits_for_it_and_nobody_else_does() {
+    let removal = |sig: &str| Removal {
+        signatures: vec![sig.to_owned()],
+        remote: false,
+        timeout_ms: 0,
+    };
+    served(|dir, fake, stop| {
+        let remove = |sig| client(dir).unwrap().remove(removal(sig));
+        assert_eq!(remove("at once").unwrap().len(), 1);
+        assert!(matches!(remove("busy"), Err(ClientError::Refused(why)) if why == "busy"));
+        thread::scope(|scope| {
+            let dropped = scope.spawn(|| remove("never"));
+            while fake.removing.lock().unwrap().is_none() {
+                client(dir).unwrap().status().unwrap();
+            }
+            *fake.removing.lock().unwrap() = None;
+            assert!(matches!(
+                dropped.join().unwrap(),
+                Err(ClientError::Refused(_))
+            ));
+            let at_the_end = scope.spawn(|| remove("never"));
+            while fake.removing.lock().unwrap().is_none() {
+                client(dir).unwrap().status().unwrap();
+            }
+            stop.ask();
+            assert!(matches!(
+                at_the_end.join().unwrap(),
+                Err(ClientError::Refused(_))
+            ));
+        });
     });
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::name::Place;
 use crate::remote::pace::Pace;
 use crate::remote::{Ailment, Arrived, Complaint};
+use crate::signature::Signature;
 
 use super::Waiter;
 
@@ -22,6 +23,8 @@ struct Waiting {
 struct Flight {
     waiting: Vec<Waiting>,
     stage: Stage,
+    /// What it brings is not to get a name.
+    revoked: bool,
 }
 
 /// How far a fetch is.
@@ -92,6 +95,17 @@ impl Flights {
         let waits = |flight: &Flight| !flight.waiting.is_empty();
         let mut flights = self.0.iter();
         flights.any(|(place, flight)| waits(flight) && place.dir() == dir)
+    }
+
+    /// What fetches of `sig` bring is not to get a name.
+    pub(super) fn revoke(&mut self, sig: &Signature) {
+        for (place, flight) in &mut self.0 {
+            flight.revoked |= place.sig == *sig;
+        }
+    }
+
+    pub(super) fn is_revoked(&self, place: &Place) -> bool {
+        self.0.get(place).is_some_and(|flight| flight.revoked)
     }
 
     /// A worker asks the remote now.
@@ -228,7 +242,6 @@ fn take_due(waiting: &mut Vec<Waiting>, now: Duration, to: &mut Vec<Waiter>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::signature::Signature;
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -13,10 +13,10 @@ use super::reach::Spot;
 use super::tree::Tree;
 use super::{Errno, Fs, errno};
 use crate::name::{Name, Place};
-use crate::signature::Meta;
+use crate::signature::{Meta, Signature};
 use crate::store::Fresh;
 use crate::store::scan::content_len;
-use crate::upload::Staged;
+use crate::upload::{Staged, Withdrawn};
 
 /// A file on its way to an entry's name.
 #[derive(Debug, Default)]
@@ -35,6 +35,17 @@ pub(super) struct Source {
     meta: Meta,
     len: u64,
     content: Box<dyn Read>,
+}
+
+/// What was done to invalidate a signature here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Invalidated {
+    /// Entries that were removed: one a prefix directory.
+    pub removed: u64,
+    /// What became of its uploads.
+    pub uploads: Withdrawn,
+    /// Why an entry could not be removed.
+    pub trouble: Option<Errno>,
 }
 
 impl Fs {
@@ -103,6 +114,7 @@ impl Fs {
         if let Some(fresh) = arrival.fresh {
             self.store.settled(fresh);
         }
+        self.store.has_name(ino);
         if arrival.unfinished {
             if let Some(node) = tree.get_mut(ino) {
                 node.unsealed = Some(place);
@@ -122,6 +134,7 @@ impl Fs {
     pub(super) fn left(&self, tree: &mut Tree, kind: &Name, ino: u64) {
         let Name::Entry(place) = kind else { return };
         self.store.removed(place);
+        self.store.lost_name(ino);
         let Some(node) = tree.get_mut(ino) else {
             return;
         };
@@ -230,8 +243,66 @@ impl Fs {
             crate::store::Committed::New => {}
             crate::store::Committed::Existed => return Err(Errno::EXIST),
         }
+        // As everywhere: what becomes of an entry is decided one after the other.
+        let _tree = self.tree_mut();
         let stat = self.place_spot(place).stat(self.store.root())?;
         self.commit_new(place, &stat).map_err(errno)
+    }
+
+    /// Removes the entries of a signature, whoever uses them, and keeps what is under way from bringing them back:
+    /// fetches, and uploads with `pushed_too`. Without it, what was pushed and is still pending stays.
+    ///
+    /// The kernel is told afterwards, so that it cannot have been told of an entry that is gone. That may wait for
+    /// lookups in the same directory: never call this from an operation of the kernel.
+    pub fn invalidate(&self, sig: &Signature, pushed_too: bool) -> Invalidated {
+        self.fetch.revoke(sig);
+        let mut done = Invalidated::default();
+        let mut gone = Vec::new();
+        let mut tree = self.tree_mut();
+        for digits in 1..=4 {
+            let place = Place { sig: *sig, digits };
+            match self.take_away(&mut tree, &place, pushed_too) {
+                Ok(dir) => gone.push(dir),
+                Err(Errno::NOENT | Errno::NOTDIR) => {}
+                Err(e) => done.trouble = Some(e),
+            }
+        }
+        if pushed_too {
+            // With the tree still locked, so that no push comes between and loses its upload.
+            done.uploads = self.uploads.withdraw(sig);
+        }
+        drop(tree);
+        done.removed = gone.len() as u64;
+        if let Some(kernel) = self.kernel.get() {
+            for dir in gone {
+                kernel.forget_name(dir, OsStr::new(sig.as_str()));
+            }
+        }
+        done
+    }
+
+    /// Removes the entry at `place`, if there is one; the number of the directory that it was in.
+    fn take_away(&self, tree: &mut Tree, place: &Place, pushed_too: bool) -> Result<u64, Errno> {
+        let root = self.store.root();
+        let spot = self.place_spot(place);
+        let dir = rustix::fs::statat(root, place.dir(), AtFlags::SYMLINK_NOFOLLOW)?;
+        let stat = spot.stat(root)?;
+        let is_new = self.store.our_links(stat.st_ino) > 0
+            || tree.get(stat.st_ino).is_some_and(|n| n.unsealed.is_some());
+        if content_len(&stat).is_none() || is_new && !pushed_too {
+            return Err(Errno::NOENT);
+        }
+        let last = self.keep_last(tree, &spot, &stat);
+        rustix::fs::unlinkat(root, &spot.path, AtFlags::empty())?;
+        tree.name_gone(
+            stat.st_ino,
+            dir.st_ino,
+            OsStr::new(place.sig.as_str()),
+            last,
+        );
+        self.left(tree, &Name::Entry(*place), stat.st_ino);
+        tree.epoch += 1;
+        Ok(dir.st_ino)
     }
 
     /// Calls `waiter` once that upload was tried.
@@ -328,6 +399,8 @@ impl Fs {
         }
         tree.name_gone(before.st_ino, dir.st_ino, OsStr::new(&name), last);
         tree.epoch += 1;
+        // It may be pinned as what stood in another place before.
+        self.store.lost_name(before.st_ino);
         true
     }
 }

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crossbeam_channel::Receiver;
+
+use super::chores::{Chore, shortened};
 use super::{Parts, millis};
 use crate::config::Push;
-use crate::control::{Controlled, Pending, Status};
+use crate::control::lists::Copy;
+use crate::control::{BATCH, Controlled, Divergence, GivenUp, Pending, Removal, Removed, Status};
 use crate::remote::Remote;
 
 pub(super) struct Controls(pub(super) Arc<Parts>);
@@ -36,7 +40,7 @@ impl Controlled for Controls {
                 oldest_seconds: pending.oldest.as_secs(),
             },
             entries: usage.entries,
-            bytes_used: usage.bytes,
+            bytes_used: usage.bytes + usage.orphaned,
             limit: config.size,
             min_free: config.min_free,
             remote_state: trouble
@@ -62,6 +66,46 @@ impl Controlled for Controls {
         self.0.config.push != Push::Off
     }
 
+    fn divergent(&self, after: u64) -> Vec<Divergence> {
+        let next = self.0.uploads.divergences(after, BATCH);
+        let shown = next.into_iter().map(|(number, one)| Divergence {
+            number,
+            signature: one.sig.to_string(),
+            here: copy(Some(one.our_len), Some(one.our_hash)),
+            there: copy(one.their_len, one.their_hash),
+            time: seconds(one.at),
+        });
+        shown.collect()
+    }
+
+    fn given_up(&self, after: u64) -> Vec<GivenUp> {
+        let next = self.0.uploads.given_up(after, BATCH);
+        let shown = next.into_iter().map(|(number, one)| GivenUp {
+            number,
+            signature: one.sig.to_string(),
+            bytes: one.bytes,
+            why: shortened(&one.why),
+            time: seconds(one.at),
+        });
+        shown.collect()
+    }
+
+    fn remove(&self, removal: Removal) -> Result<Receiver<Vec<Removed>>, String> {
+        if removal.remote && self.0.config.ro {
+            return Err("the mount is read-only (ro): it removes nothing on the remote".into());
+        }
+        if removal.signatures.len() > BATCH {
+            return Err(format!("more than {BATCH} signatures at a time"));
+        }
+        let (outcome, receive) = crossbeam_channel::bounded(1);
+        let chore = Chore { removal, outcome };
+        self.0
+            .chores
+            .try_send(chore)
+            .map_err(|_| "too much is being removed already; try again later")?;
+        Ok(receive)
+    }
+
     fn set_drain_timeout(&self, timeout: Duration) {
         self.0
             .drain_millis
@@ -71,4 +115,18 @@ impl Controlled for Controls {
     fn stop(&self) {
         self.0.ask_to_stop();
     }
+}
+
+fn copy(bytes: Option<u64>, hash: Option<[u8; 32]>) -> Copy {
+    let hex = |hash: [u8; 32]| hash.iter().map(|b| format!("{b:02x}")).collect();
+    Copy {
+        bytes,
+        blake3: hash.map(hex),
+    }
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
 }

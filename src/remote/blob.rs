@@ -115,8 +115,8 @@ enum Found {
     Same,
     /// Nothing that a reader would take, or the same content with another mode: to be overwritten.
     Stale,
-    /// Other content, with its hash where that is known.
-    Other(Option<[u8; 32]>),
+    /// Other content, with its hash and length where they are known.
+    Other(Option<[u8; 32]>, Option<u64>),
 }
 
 impl<B: Blobs> BlobRemote<B> {
@@ -180,7 +180,7 @@ impl<B: Blobs> BlobRemote<B> {
         if theirs.sig != ours.sig || !believed {
             Found::Stale
         } else if (theirs.hash, theirs.len) != (ours.hash, ours.len) {
-            Found::Other(Some(theirs.hash))
+            Found::Other(Some(theirs.hash), Some(theirs.len))
         } else if theirs.meta == ours.meta {
             Found::Same
         } else if matches!(
@@ -190,7 +190,7 @@ impl<B: Blobs> BlobRemote<B> {
             Found::Stale
         } else {
             // A symlink whose target spells a file's content, or the other way round.
-            Found::Other(Some(theirs.hash))
+            Found::Other(Some(theirs.hash), Some(theirs.len))
         }
     }
 
@@ -226,14 +226,15 @@ impl<B: Blobs> BlobRemote<B> {
     fn upload(&self, ours: &Header, content: &Content) -> Result<Put, RemoteError> {
         let put = |found| match found {
             Found::Same => Put::Present,
-            Found::Other(theirs) => Put::Diverged {
+            Found::Other(theirs, their_len) => Put::Diverged {
                 theirs,
+                their_len,
                 ours: ours.hash,
             },
             Found::Nothing | Found::Stale => Put::Stored,
         };
         let found = self.find(ours)?;
-        if matches!(found, Found::Same | Found::Other(_)) {
+        if matches!(found, Found::Same | Found::Other(..)) {
             return Ok(put(found));
         }
         let key = self.layout.key(&ours.sig);
@@ -315,15 +316,15 @@ impl<B: Blobs> Remote for BlobRemote<B> {
 fn compare_content(ours: &Header, mut theirs: Object) -> Result<Found, RemoteError> {
     let other_kind = (theirs.meta == Meta::Symlink) != (ours.meta == Meta::Symlink);
     if other_kind || theirs.len.is_some_and(|len| len != ours.len) {
-        return Ok(Found::Other(None));
+        return Ok(Found::Other(None, theirs.len));
     }
     let mut hasher = blake3::Hasher::new();
-    io::copy(&mut theirs.content, &mut hasher).map_err(RemoteError::from_io)?;
+    let len = io::copy(&mut theirs.content, &mut hasher).map_err(RemoteError::from_io)?;
     let hash = *hasher.finalize().as_bytes();
     Ok(if hash == ours.hash {
         Found::Same
     } else {
-        Found::Other(Some(hash))
+        Found::Other(Some(hash), Some(len))
     })
 }
 

@@ -26,11 +26,12 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Reads the journal: what is in it, oldest first.
-    pub(super) fn open(dir: BorrowedFd<'_>) -> io::Result<(Self, Vec<Item>)> {
+    /// Reads the journal: what is in it, oldest first, each with the number of names that its file has anywhere.
+    pub(super) fn open(dir: BorrowedFd<'_>) -> io::Result<(Self, Vec<(Item, u32)>)> {
         let mut items = load(dir)?;
-        items.sort_by_key(|item| item.seq);
-        let next = items.last().map_or(1, |item| item.seq.saturating_add(1));
+        items.sort_by_key(|(item, _)| item.seq);
+        let last = items.last();
+        let next = last.map_or(1, |(item, _)| item.seq.saturating_add(1));
         Ok((
             Self {
                 next: AtomicU64::new(next),
@@ -91,7 +92,7 @@ pub(super) fn read(dir: BorrowedFd<'_>, item: &Item) -> io::Result<(Meta, Conten
     }
 }
 
-fn load(dir: BorrowedFd<'_>) -> io::Result<Vec<Item>> {
+fn load(dir: BorrowedFd<'_>) -> io::Result<Vec<(Item, u32)>> {
     rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0))?;
     let mut items = Vec::new();
     let mut buffer = [MaybeUninit::uninit(); 32 * 1024];
@@ -108,7 +109,7 @@ fn load(dir: BorrowedFd<'_>) -> io::Result<Vec<Item>> {
             Some(mut item) if matches!(kind, FileType::RegularFile | FileType::Symlink) => {
                 item.bytes = u64::try_from(stat.st_size).unwrap_or(0);
                 item.ino = stat.st_ino;
-                items.push(item);
+                items.push((item, u32::try_from(stat.st_nlink).unwrap_or(u32::MAX)));
             }
             _ => log::warn!("{name:?} in the upload journal is none of ours: left alone"),
         }
@@ -208,7 +209,7 @@ mod tests {
         std::fs::remove_file(dir.path().join("source")).unwrap();
 
         let (journal, left) = Journal::open(fd.as_fd()).unwrap();
-        assert_eq!(left, [item]);
+        assert_eq!(left, [(item, 1)]);
         let (meta, content) = read(fd.as_fd(), &item).unwrap();
         assert_eq!(meta, Meta::file(0o555));
         assert!(matches!(content, Content::File(_, 5)));
