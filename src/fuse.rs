@@ -1,7 +1,7 @@
 //! FUSE: decodes requests, calls [`Fs`], encodes replies. No policy here.
 //!
 //! The handlers run on the session's event loops and never wait for the network: a lookup that has to ask the remote, and
-//! a rename that has to wait for its upload (`push=sync`), take their reply along and are answered by another
+//! a rename that has to wait for its upload (`push=sync`) or for room, take their reply along and are answered by another
 //! thread. A handler that panics answers EIO and is counted; the event loop goes on.
 
 mod convert;
@@ -296,14 +296,24 @@ impl Filesystem for FuseFs {
         reply: ReplyEmpty,
     ) {
         self.guard(|| {
-            let (from, to) = ((parent.0, name), (newparent.0, newname));
-            match self.fs.rename(from, to, flags.bits()) {
-                Ok(Some(upload)) if self.sync => {
-                    self.fs.when_tried(upload, Box::new(move || reply.ok()));
+            let (fs, sync, bits) = (self.fs.clone(), self.sync, flags.bits());
+            let (name_there, newname_there) = (name.to_owned(), newname.to_owned());
+            let job = move || {
+                let from = (parent.0, name_there.as_os_str());
+                let to = (newparent.0, newname_there.as_os_str());
+                match fs.rename(from, to, bits) {
+                    Ok(Some(upload)) if sync => {
+                        fs.when_tried(upload, Box::new(move || reply.ok()));
+                    }
+                    Ok(_) => reply.ok(),
+                    Err(e) => {
+                        fs.failed(e);
+                        reply.error(error(e));
+                    }
                 }
-                Ok(_) => reply.ok(),
-                Err(e) => reply.error(self.error(e)),
-            }
+            };
+            let (from, to) = ((parent.0, name), (newparent.0, newname));
+            self.fs.when_room_for_rename(from, to, Box::new(job));
         });
     }
 

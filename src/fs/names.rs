@@ -17,7 +17,7 @@ use super::reach::Spot;
 use super::tree::Tree;
 use super::{Caller, Errno, Fs, name_in};
 use crate::name::{Name, RootFile};
-use crate::store::evict::Room;
+use crate::store::evict::{Job, Room};
 use crate::store::scan::content_len;
 
 impl Fs {
@@ -189,6 +189,26 @@ impl Fs {
         Ok(self.remember(&mut tree, parent, name, &kind, &stat))
     }
 
+    /// Does `job`, which is to be that rename, once there is room for what it brings, or if there will be none.
+    pub fn when_room_for_rename(&self, from: (u64, &OsStr), to: (u64, &OsStr), job: Job) {
+        let len = || -> Result<Option<u64>, Errno> {
+            let Name::Entry(_) = self.name(to.0, to.1)? else {
+                return Ok(None);
+            };
+            let tree = self.tree();
+            let spot = self.spot_in(&tree, from.0, from.1)?;
+            Ok(content_len(&spot.stat(self.store.root())?))
+        };
+        match len() {
+            Ok(Some(len)) => {
+                let dirs = self.prefixes(&[from.0, to.0]);
+                self.store.when_room(len, dirs, job);
+            }
+            // It brings nothing, or says itself what is wrong.
+            Ok(None) | Err(_) => job(),
+        }
+    }
+
     /// Moves a name. What arrives on an entry's name is pushed; the number of that upload.
     pub fn rename(
         &self,
@@ -273,7 +293,7 @@ impl Fs {
         Ok(seq)
     }
 
-    /// Lets the writers of what is about to arrive on an entry's name close it, and the evictor make room for it.
+    /// Lets the writers of what is about to arrive on an entry's name close it, and has room promised for it.
     fn await_arrivals(
         &self,
         from: (u64, &OsStr),

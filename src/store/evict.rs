@@ -6,7 +6,8 @@
 //!
 //! Whoever waits for room may hold a directory in the kernel, and an eviction there would wait for them. So those who
 //! wait say which directories they are in, and the evictor leaves these alone; if it waits for one already,
-//! nobody waits for it there.
+//! nobody waits for it there. And no event loop waits for room that is made by eviction, since the evictor waits for the
+//! kernel, which waits for event loops: a push is handed over, and done by the evictor as soon as there is room.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -42,13 +43,30 @@ const STUCK: Duration = Duration::from_millis(250);
 const HOPELESS: Duration = Duration::from_secs(2);
 /// Longest that a fetch waits for room before it counts as a miss.
 const WAIT_FOR_ROOM: Duration = Duration::from_secs(2);
-/// Longest that a push does: it keeps an event loop waiting. Eviction takes milliseconds.
-const PUSH_WAITS_FOR_ROOM: Duration = Duration::from_secs(2);
+/// Longest that an operation waits that a full file system failed: it keeps an event loop from its work, so only one at a
+/// time does.
+const WAIT_FOR_RELIEF: Duration = Duration::from_secs(1);
 /// Entries looked at in one go, so that nobody waits long for the index.
 const GLANCE: usize = 1024;
 
 /// Removes one entry if it may go. True when it is gone.
 pub type Evict<'a> = &'a dyn Fn(&Place) -> bool;
+
+/// What is done once there is room.
+pub type Job = Box<dyn FnOnce() + Send>;
+
+/// A push that waits for room.
+struct Waiting {
+    bytes: u64,
+    dirs: Vec<String>,
+    job: Job,
+}
+
+impl std::fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes in {:?}", self.bytes, self.dirs)
+    }
+}
 
 /// What the evictor and those who wait for it tell each other.
 #[derive(Debug, Default)]
@@ -64,8 +82,41 @@ pub(super) struct Evictor {
     freed: u64,
     /// The prefix directory in which it waits for the kernel.
     at_work_in: Option<String>,
-    /// Prefix directories of those who wait for room, one for each.
-    waiting_in: Vec<String>,
+    /// Pushes that wait for room, in their order.
+    waiting: Vec<Waiting>,
+    /// Prefix directories of whoever waits for relief, while somebody does.
+    relieving: Option<Vec<String>>,
+    /// It does what waited for room, and cannot make any meanwhile.
+    serving: bool,
+}
+
+impl Evictor {
+    /// Whether it waits for the kernel in one of these.
+    fn is_in_the_way(&self, dirs: &[String]) -> bool {
+        self.at_work_in.as_ref().is_some_and(|at| dirs.contains(at))
+    }
+
+    fn is_stuck(&self, now: Duration) -> bool {
+        self.stuck_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether somebody who may hold that directory waits for room.
+    fn is_awaited_in(&self, dir: &str) -> bool {
+        let relieving = self.relieving.iter().flatten();
+        let mut dirs = self.waiting.iter().flat_map(|w| &w.dirs).chain(relieving);
+        dirs.any(|d| d == dir)
+    }
+
+    fn waiting_bytes(&self) -> u64 {
+        self.waiting.iter().map(|w| w.bytes).sum()
+    }
+}
+
+impl State {
+    /// Bytes in use, promised, and waited for.
+    fn pressure(&self) -> u64 {
+        self.wanted() + self.evictor.waiting_bytes()
+    }
 }
 
 /// How much is to go.
@@ -116,24 +167,53 @@ impl Drop for AtWork<'_> {
 impl Store {
     /// Evicts whenever it has to, through `evict`, until the store is stopped. Runs on a thread of its own.
     pub fn run_evictor(&self, evict: Evict<'_>) {
-        self.state().evictor.runs = true;
+        let mut state = self.state();
+        state.evictor.runs = true;
+        // A panic may have kept it from taking that back.
+        state.evictor.serving = false;
+        drop(state);
         loop {
             let freed = self.evict_once(evict);
             let state = self.state();
             if state.stopped {
-                return;
+                drop(state);
+                return self.leave();
             }
-            let is_full = state.wanted() > self.high_mark();
+            let is_full = state.pressure() > self.high_mark();
             // Full of what has to stay: looking again at once would find the same.
             let stuck = freed == 0 && state.evictor.stuck_until.is_some();
             let wait = if stuck { STUCK } else { LOOK_AGAIN };
             let calm = |state: &mut State| {
-                let full = state.wanted() > self.high_mark();
+                let full = state.pressure() > self.high_mark();
                 !state.stopped && (stuck || !state.evictor.starved && (is_full || !full))
             };
             if freed == 0 || !is_full {
                 drop(self.changed.wait_timeout_while(state, wait, calm));
             }
+        }
+    }
+
+    /// From now on nobody waits for eviction.
+    fn leave(&self) {
+        self.state().evictor.runs = false;
+        self.serve(true);
+    }
+
+    /// Does what waited for room, in its order, as far as there is room; with `all`, as far as there is anything.
+    fn serve(&self, all: bool) {
+        loop {
+            let mut state = self.state();
+            let Some(first) = state.evictor.waiting.first() else {
+                return;
+            };
+            if !all && state.wanted() + first.bytes > self.limits.size {
+                return;
+            }
+            let first = state.evictor.waiting.remove(0);
+            state.evictor.serving = true;
+            drop(state);
+            (first.job)();
+            self.state().evictor.serving = false;
         }
     }
 
@@ -162,6 +242,7 @@ impl Store {
         state.evictor.freed += freed;
         drop(state);
         self.changed.notify_all();
+        self.serve(!need.is_met() && entries == 0);
         freed
     }
 
@@ -177,6 +258,7 @@ impl Store {
             for place in victims {
                 if let Some(bytes) = self.evict_one(&place, since, evict) {
                     (freed, entries) = (freed + bytes, entries + 1);
+                    self.serve(false);
                 }
             }
         }
@@ -217,7 +299,7 @@ impl Store {
     /// waits for room.
     pub fn begin_work_in(&self, dir: &str) -> Option<AtWork<'_>> {
         let mut state = self.state();
-        if state.evictor.waiting_in.iter().any(|d| d == dir) {
+        if state.evictor.is_awaited_in(dir) {
             return None;
         }
         state.evictor.at_work_in = Some(dir.to_owned());
@@ -233,7 +315,7 @@ impl Store {
     fn need(&self) -> Need {
         let (free_bytes, short_of_inodes) = self.disk_free();
         let state = self.state();
-        let wanted = state.wanted();
+        let wanted = state.pressure();
         let over = if wanted > self.high_mark() {
             wanted - percent(self.limits.size, LOW_PERCENT)
         } else {
@@ -286,78 +368,61 @@ impl Store {
     /// Waits a little until the evictor has made some room on a full file system. Whoever calls this may hold these prefix
     /// directories in the kernel, and holds nothing of ours. False when there is no hope.
     pub fn relieve(&self, dirs: &[String]) -> bool {
-        let mut state = self.state();
-        let freed = state.evictor.freed;
-        state.evictor.starved = true;
-        let relieved = |state: &State| state.evictor.freed > freed;
-        self.wait_for_evictor(state, dirs, relieved) == Waited::Enough
-    }
-
-    /// Promises room for an entry that is about to arrive; waits a little for the evictor if it is a moment behind.
-    /// `None` when there is none. Whoever calls this may hold these prefix directories in the kernel, and holds nothing of
-    /// ours.
-    pub fn make_room(&self, len: u64, dirs: &[String]) -> Option<Room<'_>> {
-        let bytes = footprint(len);
-        if bytes > self.limits.size {
-            return None;
-        }
-        // Counted as wanted while waiting, so that the evictor makes room for it.
-        let mut state = self.state();
-        state.reserved += bytes;
-        let room = Room { store: self, bytes };
-        let fits = |state: &State| state.wanted() <= self.limits.size;
-        if fits(&state) {
-            return Some(room);
-        }
-        match self.wait_for_evictor(state, dirs, fits) {
-            // The evictor waits for the directory that is held until this push ends: it comes by right after.
-            Waited::Enough | Waited::InTheWay => Some(room),
-            Waited::InVain => None,
-        }
-    }
-
-    fn wait_for_evictor(
-        &self,
-        mut state: std::sync::MutexGuard<'_, State>,
-        dirs: &[String],
-        enough: impl Fn(&State) -> bool,
-    ) -> Waited {
-        self.changed.notify_all();
         let now = self.clock.now();
-        let is_stuck = move |state: &State| {
-            let until = state.evictor.stuck_until;
-            until.is_some_and(|until| now < until)
-        };
-        if !state.evictor.runs || is_stuck(&state) {
-            return Waited::InVain;
+        let mut state = self.state();
+        state.evictor.starved = true;
+        self.changed.notify_all();
+        let evictor = &mut state.evictor;
+        let busy = evictor.serving || evictor.relieving.is_some();
+        if busy || !evictor.runs || evictor.is_stuck(now) {
+            return false;
         }
-        let begun = state.evictor.passes;
-        state.evictor.waiting_in.extend(dirs.iter().cloned());
-        let in_the_way = |state: &State| {
-            let at = state.evictor.at_work_in.as_ref();
-            at.is_some_and(|at| dirs.contains(at))
-        };
+        evictor.relieving = Some(dirs.to_vec());
+        let (freed, passes) = (evictor.freed, evictor.passes);
         let hope = |state: &mut State| {
-            let stuck = is_stuck(state) && state.evictor.passes > begun;
-            !state.stopped && !stuck && !enough(state) && !in_the_way(state)
+            let evictor = &state.evictor;
+            let in_vain = evictor.is_stuck(now) && evictor.passes > passes;
+            !state.stopped && evictor.freed == freed && !in_vain && !evictor.is_in_the_way(dirs)
         };
         let waited = self
             .changed
-            .wait_timeout_while(state, PUSH_WAITS_FOR_ROOM, hope);
+            .wait_timeout_while(state, WAIT_FOR_RELIEF, hope);
         let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        for dir in dirs {
-            let waiting = &mut state.evictor.waiting_in;
-            if let Some(at) = waiting.iter().position(|d| d == dir) {
-                waiting.swap_remove(at);
-            }
+        state.evictor.relieving = None;
+        state.evictor.freed > freed
+    }
+
+    /// Does `job`, which is to bring an entry of `len` bytes, as soon as the evictor has made room for it; at once if there
+    /// is room, and also if there will be none. Whoever waits for the job may hold these prefix directories in the kernel.
+    pub fn when_room(&self, len: u64, dirs: Vec<String>, job: Job) {
+        let (bytes, now) = (footprint(len), self.clock.now());
+        let mut state = self.state();
+        let evictor = &state.evictor;
+        let fits = evictor.waiting.is_empty() && state.wanted() + bytes <= self.limits.size;
+        let hope = bytes <= self.limits.size && evictor.runs && !evictor.is_stuck(now);
+        if fits || !hope || state.stopped || evictor.is_in_the_way(&dirs) {
+            drop(state);
+            return job();
         }
-        if enough(&state) {
-            Waited::Enough
-        } else if in_the_way(&state) {
-            Waited::InTheWay
-        } else {
-            Waited::InVain
+        state.evictor.waiting.push(Waiting { bytes, dirs, job });
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Promises room for an entry that is about to arrive; `None` when there is none. Whoever calls this may hold these prefix
+    /// directories in the kernel: if the evictor waits for one, it comes by right after, and the entry, which is on the disk
+    /// already under another name, does not wait for that.
+    pub fn make_room(&self, len: u64, dirs: &[String]) -> Option<Room<'_>> {
+        let bytes = footprint(len);
+        let mut state = self.state();
+        let fits = state.wanted() + bytes <= self.limits.size;
+        if fits || bytes <= self.limits.size && state.evictor.is_in_the_way(dirs) {
+            state.reserved += bytes;
+            return Some(Room { store: self, bytes });
         }
+        drop(state);
+        self.changed.notify_all();
+        None
     }
 
     /// Promises room for `len` bytes; waits a little for the evictor. False when there is none.
@@ -395,15 +460,6 @@ impl Store {
         let mut state = self.state();
         state.reserved = state.reserved.saturating_sub(footprint(len));
     }
-}
-
-/// How waiting for the evictor ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Waited {
-    Enough,
-    /// It waits for a directory of whoever waits for it.
-    InTheWay,
-    InVain,
 }
 
 fn percent(of: u64, percent: u64) -> u64 {
