@@ -14,8 +14,8 @@ use super::tree::Tree;
 use super::{Errno, Fs, errno};
 use crate::name::{Name, Place};
 use crate::signature::Meta;
-use crate::store::scan::content_len;
 use crate::store::Fresh;
+use crate::store::scan::content_len;
 use crate::upload::Staged;
 
 /// A file on its way to an entry's name.

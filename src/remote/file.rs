@@ -262,8 +262,7 @@ impl Blobs for Directory {
         _spool_dir: &Path,
     ) -> Result<Option<String>, RemoteError> {
         let (from, dir) = (self.path(key), self.root.join(QUARANTINE_DIR));
-        make_dir(&dir, self.umask)
-            .map_err(|error| self.error("make directory", &dir, error))?;
+        make_dir(&dir, self.umask).map_err(|error| self.error("make directory", &dir, error))?;
         let taken = |name: &String| dir.join(name).symlink_metadata().is_ok();
         let mut names = (0..).map(|n| match n {
             0 => name.to_owned(),

@@ -10,8 +10,8 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{StoreError, fresh};
 use super::scan::{names_in, prefix_dirs};
+use super::{StoreError, fresh};
 use crate::name::{Dir, Name, PRIVATE_DIR, Place};
 use crate::signature::Signature;
 

@@ -133,12 +133,7 @@ impl Store {
     }
 
     /// Syncs files, records their hashes and removes their marks, in this order; how many.
-    fn sync_batch(
-        &self,
-        batch: &[Mark],
-        memory: &mut Memory,
-        lost: Lost<'_>,
-    ) -> io::Result<usize> {
+    fn sync_batch(&self, batch: &[Mark], memory: &mut Memory, lost: Lost<'_>) -> io::Result<usize> {
         let (mut done, mut records, mut links, mut gone) = (vec![], vec![], vec![], vec![]);
         for mark in batch {
             match self.sync_file(mark) {

@@ -83,7 +83,9 @@ impl Backing {
         };
         let root = open_dir(rustix::fs::CWD, path).map_err(fail)?;
         let is_cache = |name| rustix::fs::statat(&root, name, AtFlags::empty()).is_ok();
-        if !is_cache(PRIVATE_DIR) && !is_cache("config") && prefix_dirs(&root).map_err(fail)?.is_empty()
+        if !is_cache(PRIVATE_DIR)
+            && !is_cache("config")
+            && prefix_dirs(&root).map_err(fail)?.is_empty()
         {
             return Err(fail(io::Error::other("nothing of a CacheDir is in it")));
         }
@@ -333,7 +335,13 @@ impl Backing {
 }
 
 fn difference(recorded: &Sum, found: &Sum) -> String {
-    let kind = |sum: &Sum| if sum.link { "a symbolic link" } else { "a file" };
+    let kind = |sum: &Sum| {
+        if sum.link {
+            "a symbolic link"
+        } else {
+            "a file"
+        }
+    };
     let hex = |sum: &Sum| blake3::Hash::from_bytes(sum.hash).to_hex();
     if recorded.link != found.link {
         format!("it is {}, it was {}", kind(found), kind(recorded))

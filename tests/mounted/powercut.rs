@@ -116,7 +116,11 @@ fn check(backing: &Path, when: &str) -> Vec<Push> {
     for link in names(&pending) {
         let push = known[link.rsplit('-').next().unwrap()];
         let content = fs::read(pending.join(&link)).unwrap();
-        assert!(content == push.content(), "{when}: pending {link}: {} bytes", content.len());
+        assert!(
+            content == push.content(),
+            "{when}: pending {link}: {} bytes",
+            content.len()
+        );
     }
     found
 }

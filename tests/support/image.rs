@@ -83,7 +83,11 @@ pub(crate) fn in_another_boot(backing: &Path) {
     let file = backing.join(".cachedirfs/boot");
     if let Ok(text) = fs::read_to_string(&file) {
         let (_, root) = text.split_once(' ').expect("boot id and inode");
-        fs::write(&file, format!("11111111-2222-3333-4444-555555555555 {root}")).unwrap();
+        fs::write(
+            &file,
+            format!("11111111-2222-3333-4444-555555555555 {root}"),
+        )
+        .unwrap();
     }
 }
 
