@@ -37,7 +37,7 @@
 //! | [`stats`] | the counters, shared by all | who counts |
 //! | [`object`] | the format: content to payload, blob to content that verifies itself | remotes, keys, directories |
 //! | [`remote`] | the contract, the list of schemes, `file`, `http`, `memory`; `retry` and `breaker` around any of them | disk layout, file system, kernel |
-//! | [`store`] | the backing directory: lock, layout, index, eviction, the one way in for bytes | network, remotes, uploads, kernel |
+//! | [`store`] | the backing directory: lock, layout, index, eviction, the one way in for bytes, power cuts, hashes | network, remotes, uploads, kernel |
 //! | [`fetch`] | remote to store, once however many wait; recent misses | file system, kernel |
 //! | [`upload`] | journal, queue and workers: store to remote until it has it | file system, kernel |
 //! | [`fs`] | the file system: one method an operation, returning values | replies, threads, network |
@@ -51,7 +51,7 @@
 //! # Arrows
 //!
 //! An arrow is "uses"; none points up. Not drawn: `config` uses the option types of `remote`, `logging` those of
-//! `config`, `stop` uses `sys`.
+//! `config`, `stop` uses `sys`, `cli` the `store` for `verify`.
 //!
 //! ```text
 //!  main -> cli -> config, control, logging
@@ -71,14 +71,16 @@
 //! # The promises, and where each is kept
 //!
 //! 1. **Verified before visible.** [`object::decode`] gives content that ends in an error unless length, hash and
-//!    signature are right; [`store::Incoming`] gives a name only to what was read to its end. Tests: `src/object/tests.rs`,
+//!    signature are right; [`store::Incoming`] gives a name only to what was read to its end; [`store::fresh`] tells after a power cut whose bytes
+//!    may be missing; [`store::verify`] finds what rotted. Tests: `src/object/tests.rs`,
 //!    `remote_contract` (`what_is_wrong_is_corrupt_and_is_repaired`), `http_faults`. Raw objects carry no hash: there it is the length.
 //! 2. **Never worse than no cache.** Every failure of a remote is a miss ([`fetch`]); lookups end at
 //!    `lookup_timeout`; [`remote::breaker`] stops asking. Tests: `src/remote/breaker/tests.rs`, `http_faults`. A remote that
 //!    hangs instead of failing is found out late: README, promise 2.
 //! 3. **Nothing pushed is lost.** [`upload::journal`] has the bytes before the rename returns, and [`upload::queue`] has
-//!    them until the remote answers or there are too many. Tests: `mounted::kill9`, `mounted::stop`, `upload_outage`. Against a kill of the daemon, not against a
-//!    power cut: see WHAT SURVIVES in `cachedirfs(5)`.
+//!    them until the remote answers or there are too many; [`store::fresh`] and [`store::sync`] see to power cuts. Tests:
+//!    `mounted::kill9`, `mounted::stop`, `upload_outage`, `store_crash`, `mounted::powercut`, `soak`. What a power cut may
+//!    cost: WHAT SURVIVES in `cachedirfs(5)`.
 //! 4. **The disk is bounded.** [`store::evict`] makes room before bytes are written, [`store::health`] says what a failing disk
 //!    means, and `fs::standin` keeps builds going on one. Tests: `mounted::disk`, `mounted::big`. Entries only: scratch
 //!    files are not counted until they are renamed; what is left of them after a day is collected (`leftovers`).

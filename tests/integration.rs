@@ -44,6 +44,9 @@ mod docs;
 /// The mounted file system, one kernel-visible behaviour a file; real file system test suites.
 mod mounted;
 
+/// Checking a backing directory or a remote, and setting aside what is wrong.
+mod verify;
+
 /// Real SCons builds: every version, two machines, options, users, a real project.
 mod scons;
 

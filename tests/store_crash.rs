@@ -313,3 +313,77 @@ fn a_power_cut_at_any_step_leaves_every_entry_right_and_every_synced_push_pendin
         promised
     });
 }
+
+/// Two pushes, and a disk that fails to write one of them.
+#[test]
+#[ignore = "run by the test below, with a system call that fails"]
+fn scenario_of_a_failing_disk() {
+    let Some(disk) = std::env::var_os(DISK) else {
+        return;
+    };
+    let settings = Settings {
+        place: disk.into(),
+        ..Settings::default()
+    };
+    let rig = Rig::with(settings);
+    say("open", 0);
+    push(&rig, 1);
+    push(&rig, 2);
+    rig.store.sync_now(&|place, ino| {
+        rig.fs.lose(place, ino);
+        say("lost", signatures()[place.sig.as_str()]);
+    });
+    let journal = rig.journal().join(" ");
+    for n in [1, 2] {
+        let there = rig.backing().join(name(n)).exists();
+        assert_eq!(there, journal.contains(&Push(n).signature()), "{n}");
+        if there {
+            say("left", n);
+        }
+    }
+    assert_eq!(rig.stats.snapshot().not_written, 1);
+    assert_eq!(rig.uploads.pending().count, 1);
+    say("end", 0);
+}
+
+#[test]
+fn what_the_disk_fails_to_write_is_dropped_with_its_upload_and_nothing_else() {
+    let run = |n: usize| {
+        let disk = tempfile::tempdir().unwrap();
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync"]);
+        command.args(["-e", &format!("inject=fsync:error=EIO:when={n}")]);
+        command.arg(std::env::current_exe().unwrap());
+        let scenario = "store_crash::scenario_of_a_failing_disk";
+        command.args([scenario, "--exact", "--ignored", "--nocapture"]);
+        command.args(["--test-threads", "1"]);
+        let output = command.env(DISK, disk.path()).output();
+        let output = output.unwrap_or_else(|e| panic!("strace: {e}, run: scripts/setup crash"));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    // Before, it was the start that failed.
+    let said = (1..CALLS_MAX).map(run).find(|said| said.contains("@open"));
+    let said = said.expect("it starts");
+    let of = |what: &str| said.matches(what).count();
+    assert_eq!((of("@lost"), of("@left"), of("@end")), (1, 1, 1), "{said}");
+}
+
+/// SCons dies of a `config` that it cannot read.
+#[test]
+fn a_config_that_a_power_cut_left_empty_or_short_is_put_right() {
+    for broken in ["", "{", "{\"prefix_len\": ", "[]", "{}", "\0\0\0\0"] {
+        let rig = Rig::prepared(|backing| {
+            fs::write(backing.join("config"), broken).unwrap();
+            fs::create_dir(backing.join("A")).unwrap();
+        });
+        let read = |path: &str| fs::read_to_string(rig.backing().join(path)).unwrap();
+        assert_eq!(read("config"), "{\"prefix_len\": 1}", "{broken:?}");
+        assert_eq!(read(".cachedirfs/quarantine/config"), broken);
+        assert_eq!(rig.store.prefix_digits(), 1);
+    }
+    for whole in ["{\"prefix_len\": 3}", "{\"prefix_len\": 8, \"other\": []}"] {
+        let rig = Rig::prepared(|backing| fs::write(backing.join("config"), whole).unwrap());
+        let kept = fs::read_to_string(rig.backing().join("config")).unwrap();
+        assert_eq!(kept, whole);
+    }
+}
