@@ -43,7 +43,7 @@ const WINDOWS: u32 = 2;
 /// How often contents are looked after: this part of the lookup timeout.
 const TICKS: u32 = 12;
 /// A miss that takes longer than this part of the lookup timeout was waited for in vain: it saves nothing.
-const SLOW_MISS: u32 = 3;
+const SLOW_MISS: u32 = 2;
 /// Bytes moved at a time.
 const CHUNK: usize = 128 * 1024;
 

@@ -36,7 +36,7 @@
 //! | [`clock`], [`sys`], [`stop`] | time; every `unsafe` block; a request to stop | everything of ours |
 //! | [`stats`] | the counters, shared by all | who counts |
 //! | [`object`] | the format: content to payload, blob to content that verifies itself | remotes, keys, directories |
-//! | [`remote`] | the contract, the list of schemes, `file`, `http`, `memory`; `retry` and `breaker` around any of them | disk layout, file system, kernel |
+//! | [`remote`] | the contract, the list of schemes, `file`, `http`, `memory`; `retry`, `breaker` and `deadline` around any of them | disk layout, file system, kernel |
 //! | [`store`] | the backing directory: lock, layout, index, eviction, the one way in for bytes, power cuts, hashes | network, remotes, uploads, kernel |
 //! | [`fetch`] | remote to store, once however many wait; recent misses | file system, kernel |
 //! | [`upload`] | journal, queue and workers: store to remote until it has it | file system, kernel |
@@ -60,7 +60,7 @@
 //!    v                           v
 //!   fs ---------> upload, fetch ------> stats
 //!    |              v        v
-//!    '---------> store     remote <--- retry, breaker; file, http, memory
+//!    '---------> store     remote <--- retry, breaker, deadline; file, http, memory
 //!                  v          v
 //!    signature  name       object     clock  sys     the bottom
 //! ```
@@ -74,9 +74,9 @@
 //!    signature are right; [`store::Incoming`] gives a name only to what was read to its end; [`store::fresh`] tells after a power cut whose bytes
 //!    may be missing; [`store::verify`] finds what rotted. Tests: `src/object/tests.rs`,
 //!    `remote_contract` (`what_is_wrong_is_corrupt_and_is_repaired`), `http_faults`. Raw objects carry no hash: there it is the length.
-//! 2. **Never worse than no cache.** Every failure of a remote is a miss ([`fetch`]); lookups end at
-//!    `lookup_timeout`; [`remote::breaker`] stops asking. Tests: `src/remote/breaker/tests.rs`, `http_faults`. A remote that
-//!    hangs instead of failing is found out late: README, promise 2.
+//! 2. **Never worse than no cache.** Every failure of a remote is a miss; [`fetch`] keeps a budget of what lookups wait for
+//!    in vain, [`remote::deadline`] knows the calls that do not return, and [`remote::breaker`] stops asking. Tests: `faults`,
+//!    `scons::dead` (real builds against every kind of dead remote), `src/remote/breaker/`, `src/fetch/`.
 //! 3. **Nothing pushed is lost.** [`upload::journal`] has the bytes before the rename returns, and [`upload::queue`] has
 //!    them until the remote answers or there are too many; [`store::fresh`] and [`store::sync`] see to power cuts. Tests:
 //!    `mounted::kill9`, `mounted::stop`, `upload_outage`, `store_crash`, `mounted::powercut`, `soak`. What a power cut may

@@ -8,6 +8,7 @@ mod files;
 use std::io;
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -54,8 +55,8 @@ fn matrix() -> Vec<Fault> {
                 },
             ]);
         }
-        // The status, a header, the header of the object, its content.
-        for at in [9, IN_HEADERS, HEADERS, IN_BODY] {
+        // The status, a header, the header of the object, the contents.
+        for at in [9, IN_HEADERS, HEADERS, IN_BODY / 3, IN_BODY] {
             faults.push(Fault::FlipBit { way, at });
         }
     }
@@ -122,16 +123,44 @@ fn push(push: Push, cache: &Path, when: &str) {
     assert!(began.elapsed() < CALL, "{when}: {:?}", began.elapsed());
 }
 
-/// The last upload was tried, in vain or not.
-fn wait_for_attempt(mounted: &Mounted, before: u64, when: &str) {
+/// An upload was tried, in vain, or all of them are done.
+fn wait_for_attempt(mounted: &Mounted, when: &str) {
     wait_until(&format!("{when}: an upload is tried"), HEALED, || {
         let status = mounted.status();
         let errors = status["counters"]["upload_errors"].as_u64().unwrap();
-        errors > before || status["pending"]["objects"] == 0
+        errors > 0 || status["pending"]["objects"] == 0
     });
 }
 
-fn withstands(fault: Fault, case: usize, server: &Server, scheme: &str, elsewhere: &Mounted) {
+/// What the mounts of a matrix noticed of it all: a matrix that nobody notices shows nothing.
+#[derive(Default)]
+struct Felt {
+    failed: AtomicU64,
+    late: AtomicU64,
+    corrupt: AtomicU64,
+}
+
+impl Felt {
+    fn add(&self, mounted: &Mounted) {
+        let counters = [
+            (&self.failed, "failed_fetches"),
+            (&self.late, "late_fetches"),
+            (&self.corrupt, "corrupt"),
+        ];
+        for (sum, name) in counters {
+            sum.fetch_add(mounted.counter(name), Ordering::SeqCst);
+        }
+    }
+}
+
+fn withstands(
+    fault: Fault,
+    case: usize,
+    server: &Server,
+    scheme: &str,
+    elsewhere: &Mounted,
+    felt: &Felt,
+) {
     let when = format!("{scheme} {fault:?}");
     let objects = Objects::of(case);
     for object in objects.fetched {
@@ -145,18 +174,17 @@ fn withstands(fault: Fault, case: usize, server: &Server, scheme: &str, elsewher
     );
 
     proxy.set(fault);
-    let errors = mounted.counter("upload_errors");
     for object in objects.pushed {
         push(object, mounted.path(), &when);
     }
     // First the uploads, then the lookups: where the one opens the breaker, the other never gets there.
     if case.is_multiple_of(2) {
-        wait_for_attempt(&mounted, errors, &when);
+        wait_for_attempt(&mounted, &when);
     }
     for object in objects.fetched {
         read(object, mounted.path(), &when);
     }
-    wait_for_attempt(&mounted, errors, &when);
+    wait_for_attempt(&mounted, &when);
     for object in objects.pushed {
         assert!(read(object, mounted.path(), &when), "{when}: it is here");
     }
@@ -167,6 +195,7 @@ fn withstands(fault: Fault, case: usize, server: &Server, scheme: &str, elsewher
         let all = |objects: &[Push]| objects.iter().all(|o| read(*o, mounted.path(), &healed));
         all(&objects.fetched) && mounted.status()["remote_state"] == "ok"
     });
+    felt.add(&mounted);
     mounted.flush();
     for object in objects.pushed {
         let arrived = read(object, elsewhere.path(), &healed);
@@ -190,6 +219,7 @@ fn every_fault_in_every_phase(kind: Nginx, scheme: &str) {
     let options = format!("negative_ttl=0,{}", certificates(&server, scheme));
     let elsewhere = Mounted::with_options(&server.url(), &options);
     let cases = Mutex::new(matrix().into_iter().enumerate());
+    let felt = Felt::default();
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
@@ -197,11 +227,23 @@ fn every_fault_in_every_phase(kind: Nginx, scheme: &str) {
                     let Some((case, fault)) = cases.lock().unwrap().next() else {
                         return;
                     };
-                    withstands(fault, case, &server, scheme, &elsewhere);
+                    withstands(fault, case, &server, scheme, &elsewhere, &felt);
                 }
             });
         }
     });
+    let Felt {
+        failed,
+        late,
+        corrupt,
+    } = felt;
+    let [failed, late, corrupt] = [failed, late, corrupt].map(AtomicU64::into_inner);
+    eprintln!(
+        "{scheme}: {failed} lookups failed, {late} were late, {corrupt} objects were corrupt"
+    );
+    assert!(failed > 0 && late > 0);
+    // TLS notices damage before we do.
+    assert!(scheme == "https" || corrupt > 0);
 }
 
 #[test]

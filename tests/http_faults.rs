@@ -7,6 +7,8 @@ use cachedirfs::remote::{Content, Remote, RemoteError, RemoteOptions, open};
 use cachedirfs::signature::{Meta, Signature};
 
 use crate::support::canned::Canned;
+use crate::support::proxy::{Fault, Proxy};
+use crate::support::servers::{Nginx, Server};
 
 const STALL: Duration = Duration::from_millis(300);
 
@@ -32,6 +34,13 @@ fn put(server: &Canned) -> Result<(), RemoteError> {
     remote(server)
         .put(&sig(), Meta::file(0o644), &content)
         .map(|_| ())
+}
+
+/// Bytes that do not compress.
+fn noise(len: u64) -> Vec<u8> {
+    (0..len / 8)
+        .flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
+        .collect()
 }
 
 fn answer(status: &str, headers: &str, body: &str) -> String {
@@ -66,6 +75,47 @@ fn a_body_that_stalls_is_given_up_after_the_stall_time() {
     );
 }
 
+/// Somebody's overload is not to be waited for, however steadily it trickles.
+#[test]
+fn a_body_that_comes_too_slowly_is_given_up_and_the_error_says_both_speeds() {
+    let server = Server::nginx(Nginx::Open);
+    let options = RemoteOptions {
+        stall_timeout: STALL,
+        min_speed: 50_000,
+        ..RemoteOptions::default()
+    };
+    let direct = open(&server.url(), &options).unwrap();
+    let noise = Content::Bytes(noise(8 << 20));
+    direct.put(&sig(), Meta::file(0o644), &noise).unwrap();
+    let proxy = Proxy::to(server.port());
+    proxy.set(Fault::trickle(100_000, 10_000));
+    let slow = open(&proxy.url("http", "cache"), &options).unwrap();
+    let mut object = slow.get(&sig()).unwrap().unwrap();
+    let error = io::copy(&mut object.content, &mut io::sink()).unwrap_err();
+    let error = RemoteError::from_io(error);
+    assert!(matches!(error, RemoteError::Slow(_)), "{error:?}");
+    let said = error.to_string();
+    assert!(said.contains("fewer than min_speed=50000"), "{said}");
+}
+
+#[test]
+fn an_upload_that_is_taken_too_slowly_is_given_up() {
+    let server = Server::nginx(Nginx::Open);
+    let options = RemoteOptions {
+        stall_timeout: STALL,
+        // More than the kernel takes off our hands while nothing moves.
+        min_speed: 1 << 30,
+        ..RemoteOptions::default()
+    };
+    let proxy = Proxy::to(server.port());
+    proxy.set(Fault::Bandwidth {
+        bytes_per_second: 4 << 20,
+    });
+    let slow = open(&proxy.url("http", "cache"), &options).unwrap();
+    let put = slow.put(&sig(), Meta::file(0o644), &Content::Bytes(noise(64 << 20)));
+    assert!(matches!(put, Err(RemoteError::Slow(_))), "{put:?}");
+}
+
 #[test]
 fn a_server_that_says_nothing_is_given_up_after_the_stall_time() {
     let server = Canned::stalling("");
@@ -79,9 +129,7 @@ fn a_server_that_says_nothing_is_given_up_after_the_stall_time() {
 fn an_upload_that_nobody_reads_is_given_up_after_the_stall_time() {
     let server = Canned::stalling_after(answer("404 Not Found", "Connection: close\r\n", ""));
     // More than the kernel buffers.
-    let noise: Vec<u8> = (0..32_u64 << 17)
-        .flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
-        .collect();
+    let noise = noise(32 << 20);
     let began = Instant::now();
     let put = remote(&server).put(&sig(), Meta::file(0o644), &Content::Bytes(noise));
     assert!(

@@ -189,12 +189,14 @@ impl Shared {
     fn tell(&self, event: Option<Event>) {
         match event {
             Some(Event::Opened(ailment, why)) => {
-                let state = match ailment {
-                    Ailment::Failing => "is down",
-                    Ailment::Hangs => "hangs",
-                    Ailment::Slow => "is slow",
-                };
-                log::warn!("remote {} {state}, doing without it: {why}", self.name);
+                let name = &self.name;
+                match ailment {
+                    Ailment::Failing => {
+                        log::warn!("remote {name} is down, doing without it: {why}");
+                    }
+                    Ailment::Hangs => log::warn!("remote {name} hangs, doing without it: {why}"),
+                    Ailment::Slow => log::warn!("remote {name} is slow, doing without it: {why}"),
+                }
             }
             Some(Event::Closed { after }) => {
                 log::info!(

@@ -84,14 +84,13 @@ fn withstands(
     let mounted = Mounted::with_options(&disk.url(), TIMES);
 
     fails(&disk, &objects);
-    let errors = mounted.counter("upload_errors");
     for object in objects.pushed {
         push(object, mounted.path(), when);
     }
     for object in objects.fetched {
         read(object, mounted.path(), when);
     }
-    wait_for_attempt(&mounted, errors, when);
+    wait_for_attempt(&mounted, when);
 
     heals(&disk, &objects);
     wait_until(&format!("{when}, healed"), HEALED, || {

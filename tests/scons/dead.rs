@@ -1,6 +1,8 @@
 //! Builds against a remote that is dead, in every way that we know: as good as with no cache at all, and the remote is
 //! used again when it is back. All with the default timeouts.
 
+mod names;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,8 @@ use crate::support::tree;
 use crate::support::venv::LATEST;
 use crate::support::{wait_until, workspace};
 
+use names::{Named, Says};
+
 /// Some forty targets in all.
 const TARGETS: &str = "more=20";
 
@@ -28,7 +32,12 @@ const BACK: Duration = Duration::from_secs(60);
 /// A remote that can be made dead and alive again.
 trait Mortal {
     fn url(&self) -> String;
-    fn options(&self) -> String;
+    fn options(&self) -> String {
+        String::new()
+    }
+    fn mount(&self) -> Mounted {
+        Mounted::with_options(&self.url(), &ends_soon(&self.options()))
+    }
     /// Where it can be reached all the time.
     fn direct(&self) -> (String, String);
     fn die(&self);
@@ -133,10 +142,6 @@ impl Mortal for Nfs {
         self.export(self.mount.path())
     }
 
-    fn options(&self) -> String {
-        String::new()
-    }
-
     fn direct(&self) -> (String, String) {
         (self.url(), String::new())
     }
@@ -150,9 +155,9 @@ impl Mortal for Nfs {
     }
 }
 
-fn mount(url: &str, options: &str) -> Mounted {
-    // What hangs at the end of a failed test is not to be waited for.
-    Mounted::with_options(url, &format!("drain_timeout=1s,{options}"))
+/// What hangs at the end of a failed test is not to be waited for.
+fn ends_soon(options: &str) -> String {
+    format!("drain_timeout=1s,{options}")
 }
 
 /// What everything here is about.
@@ -180,7 +185,7 @@ fn a_build_is_as_good_as_with_no_cache(remote: &dyn Mortal) {
             .succeeded();
         let without = began.elapsed();
 
-        let mounted = mount(&remote.url(), &remote.options());
+        let mounted = remote.mount();
         remote.die();
         let project = checkout(&format!("dead{jobs}"));
         let began = Instant::now();
@@ -249,4 +254,6 @@ dead! {
     a_tls_handshake_that_never_ends_costs_a_build_three_seconds: Behind::https(Fault::Silent);
     a_tls_server_at_a_byte_a_second_costs_a_build_three_seconds: Behind::https(Fault::trickle(0, 1));
     a_dead_file_server_costs_a_build_three_seconds: Nfs::new();
+    a_remote_whose_name_is_not_known_costs_a_build_nothing: Named::new(Says::NoSuchName);
+    a_name_server_that_does_not_answer_costs_a_build_three_seconds: Named::new(Says::Nothing);
 }

@@ -20,6 +20,8 @@ const EXIT_LIMIT: Duration = Duration::from_secs(20);
 
 /// A daemon in the foreground, its mount point, its backing directory and its log.
 pub(crate) struct Mounted {
+    /// What starts the daemon, if it is not started directly.
+    wrapper: Vec<String>,
     remote: String,
     options: String,
     mount_point: PathBuf,
@@ -34,10 +36,21 @@ impl Mounted {
 
     /// Mounts with `-o backing=...,OPTIONS` and returns when the mount answers.
     pub(crate) fn with_options(remote: &str, options: &str) -> Self {
-        let workspace = workspace();
+        Self::wrapped(Vec::new(), workspace(), remote, options)
+    }
+
+    /// The same with everything in this workspace, and with a daemon that is started by a command that executes its
+    /// arguments in the end.
+    pub(crate) fn wrapped(
+        wrapper: Vec<String>,
+        workspace: TempDir,
+        remote: &str,
+        options: &str,
+    ) -> Self {
         let mount_point = workspace.path().join("mnt");
         fs::create_dir(&mount_point).unwrap();
         let mut mounted = Self {
+            wrapper,
             remote: remote.into(),
             options: options.into(),
             mount_point,
@@ -161,7 +174,9 @@ impl Mounted {
         if !self.options.is_empty() {
             options = format!("{options},{}", self.options);
         }
-        let daemon = Command::new(CACHEDIRFS)
+        let mut words = self.wrapper.iter().map(String::as_str).chain([CACHEDIRFS]);
+        let daemon = Command::new(words.next().expect("at least the program"))
+            .args(words)
             .args(["mount", "--foreground", &self.remote])
             .arg(&self.mount_point)
             .args(["-o", &options])
