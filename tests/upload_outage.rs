@@ -65,9 +65,9 @@ fn a_journal_above_the_bounds_is_cut_at_the_start() {
     let mut rig = Rig::new();
     push_all(&rig, 1..=25);
     rig.restart_with(bounded(10, u64::MAX));
-    assert_eq!((rig.uploads.pending().count, rig.journal().len()), (10, 10));
-    assert_eq!(rig.stats.snapshot().given_up, 15);
     rig.drain();
+    assert_eq!(rig.stats.snapshot().given_up, 15);
+    assert_eq!(rig.journal(), Vec::<String>::new());
     assert!((1..=25).all(|n| on_remote(&rig, n) == (n > 15)));
 }
 
@@ -286,7 +286,7 @@ fn a_hundred_thousand_uploads_are_queued_and_bounded_quickly() {
             ino: n,
         };
         queue.push(item, PATIENCE);
-        cut.extend(queue.cut().into_iter().map(|item| item.seq));
+        cut.extend(queue.cut(10).into_iter().map(|item| item.seq));
     }
     assert_eq!((queue.len(), cut.len()), (50_000, 50_000));
     assert_eq!(cut.last(), Some(&50_000), "the oldest");
