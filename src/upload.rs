@@ -36,6 +36,9 @@ pub use queue::{Item, Limits};
 
 /// How often the dispatcher looks at the clock while they wait.
 const TICK: Duration = Duration::from_millis(200);
+/// Most uploads that are given up in one go, so that the push that is one too many does not take long. The dispatcher
+/// goes on with it.
+const CUT: usize = 64;
 
 /// A push that is in the journal but whose operation has not succeeded yet.
 #[derive(Debug)]
@@ -134,11 +137,10 @@ impl Uploads {
         })
     }
 
-    /// The same within limits. What an earlier process left above them is given up.
+    /// The same within limits. What an earlier process left above them is given up by the dispatcher.
     #[must_use]
     pub fn bounded(self, limits: Limits) -> Self {
         self.state().queue.set_limits(limits);
-        self.cut();
         self
     }
 
@@ -261,6 +263,7 @@ impl Uploads {
     /// Hands jobs to the workers until [`Uploads::drain`] ends it; then the channel closes and the workers end.
     pub fn run_dispatcher(&self, jobs: Sender<Item>) {
         loop {
+            while self.cut() {}
             let mut state = self.state();
             let now = self.clock.now();
             let over = |until| state.queue.is_stuck() || now >= until;
@@ -433,23 +436,24 @@ impl Uploads {
         self.changed.notify_all();
     }
 
-    /// Gives up what is above the limits.
-    fn cut(&self) {
+    /// Gives up what is above the limits; true if there was anything.
+    fn cut(&self) -> bool {
         let mut state = self.state();
-        let victims = state.queue.cut();
+        let victims = state.queue.cut(CUT);
         let limits = state.queue.limits();
         drop(state);
-        for item in victims {
+        for item in &victims {
             self.name_given_up(
-                &item,
+                item,
                 &format!(
                     "more than {} objects or {} bytes were pending",
                     limits.count, limits.bytes
                 ),
             );
-            self.drop_item(&item);
+            self.drop_item(item);
             self.call_waiters(item.seq);
         }
+        !victims.is_empty()
     }
 
     /// Counts an upload that is given up, and puts it on the list.

@@ -23,6 +23,9 @@ mod store_crash;
 /// The arrows and rules of the source tree.
 mod tidy;
 
+/// Uploads in outages, within bounds, at the end; divergences; `cachedirfs rm`.
+mod upload_outage;
+
 /// Every remote and every decorator keeps the contract of `Remote`.
 mod remote_contract;
 

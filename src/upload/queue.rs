@@ -309,10 +309,10 @@ impl Queue {
     }
 
     /// Takes out what must not wait any longer for the limits to hold: what was refused for itself, then the oldest.
-    /// Nothing that is under way, and never the only one there is.
-    pub fn cut(&mut self) -> Vec<Item> {
+    /// Nothing that is under way, and never the only one there is. At most `most` at a time.
+    pub fn cut(&mut self, most: usize) -> Vec<Item> {
         let mut victims = Vec::new();
-        while self.is_over() {
+        while self.is_over() && victims.len() < most {
             let oldest = || {
                 let mut idle = self.slots.keys().filter(|s| !self.in_flight.contains(s));
                 idle.next().copied()

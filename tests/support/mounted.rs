@@ -248,7 +248,8 @@ impl Mounted {
         self.workspace.path().join("log")
     }
 
-    fn command(&self, before: &[&str], after: &[&str]) -> Output {
+    /// Runs `cachedirfs BEFORE MOUNTPOINT AFTER`.
+    pub(crate) fn command(&self, before: &[&str], after: &[&str]) -> Output {
         Command::new(CACHEDIRFS)
             .args(before)
             .arg(self.path())

@@ -28,7 +28,7 @@ use cachedirfs::remote::{Listed, Put, Remote, RemoteError, RemoteOptions};
 use cachedirfs::signature::{Meta, Signature};
 use cachedirfs::stats::Stats;
 use cachedirfs::store::{Limits, Store, StoreError};
-use cachedirfs::upload::{Item, Uploads};
+use cachedirfs::upload::{Item, Limits as UploadLimits, Uploads};
 use rustix::fs::FileType;
 
 /// Longest that a test waits for something that must happen: far more than it takes, also on a busy machine.
@@ -39,6 +39,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Settings {
     pub(crate) options: Options,
     pub(crate) limits: Limits,
+    pub(crate) pending: UploadLimits,
     pub(crate) times: Times,
     /// Where the backing directory is made.
     pub(crate) place: PathBuf,
@@ -62,6 +63,7 @@ impl Default for Settings {
         Self {
             options,
             limits,
+            pending: UploadLimits::default(),
             times,
             place: std::env::temp_dir(),
         }
@@ -297,7 +299,7 @@ impl Rig {
         let remote: Arc<dyn Remote> = self.wire.clone();
         let uploads =
             Uploads::new(store.clone(), remote.clone(), clock.clone(), stats.clone()).unwrap();
-        let uploads = Arc::new(uploads);
+        let uploads = Arc::new(uploads.bounded(self.settings.pending));
         let (send, jobs) = crossbeam_channel::bounded(QUEUE);
         let breaker = BreakerOptions {
             failures: u32::MAX,

@@ -98,6 +98,16 @@ impl Server {
         }
     }
 
+    /// An nginx answers every request that `what` matches (a condition of its `if`) with this status from now on;
+    /// `None` as it should. Its connections end.
+    pub(crate) fn set_answer(&mut self, what: &str, status: Option<u16>) {
+        let rule = status.map(|status| format!("if ({what}) {{ return {status}; }}"));
+        self.stop();
+        fs::write(self.dir.path().join("rule.conf"), rule.unwrap_or_default()).unwrap();
+        self.child = Some(spawn(nginx_command(self.dir.path()), self.dir.path()));
+        self.wait();
+    }
+
     /// Gives an nginx another certificate, by the same authority and without a flaw.
     pub(crate) fn renew_certificate(&mut self) {
         self.stop();
@@ -151,7 +161,7 @@ impl Server {
                proxy_temp_path {at}/p; fastcgi_temp_path {at}/f; uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;
                default_type application/octet-stream;
                server {{
-                 listen 127.0.0.1:{port} {listen}; root {at}/root; {rule}
+                 listen 127.0.0.1:{port} {listen}; root {at}/root; {rule} include {at}/rule.conf;
                  location / {{
                    dav_methods PUT DELETE MKCOL; create_full_put_path on;
                    autoindex on; autoindex_format json;
@@ -160,6 +170,7 @@ impl Server {
              }}"
         );
         write(&dir, "nginx.conf", &config);
+        write(&dir, "rule.conf", "");
         let command = nginx_command(dir.path());
         let tls = matches!(kind, Nginx::Tls | Nginx::BadTls(_));
         let scheme = if tls { "https" } else { "http" };

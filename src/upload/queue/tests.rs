@@ -337,10 +337,10 @@ fn above_the_limit_what_was_refused_goes_first_then_the_oldest_and_never_what_is
     assert_eq!(job(&mut queue, T0), 1);
     assert_eq!(job(&mut queue, T0), 2);
     queue.failed(2, Blame::Object, T0);
-    assert!(queue.cut().is_empty(), "three are allowed");
+    assert!(queue.cut(usize::MAX).is_empty(), "three are allowed");
     queue.push(item(4), T0);
     queue.push(item(5), T0);
-    assert_eq!(queue.cut(), [item(2), item(3)], "1 is under way");
+    assert_eq!(queue.cut(usize::MAX), [item(2), item(3)], "1 is under way");
     assert_eq!((queue.len(), queue.bytes()), (3, 30));
 }
 
@@ -350,10 +350,10 @@ fn the_limit_of_bytes_counts_what_they_take_on_the_disk() {
     for seq in 1..=4 {
         queue.push(item(seq), T0);
     }
-    assert_eq!(queue.cut(), [item(1)]);
+    assert_eq!(queue.cut(usize::MAX), [item(1)]);
     queue.set_limits(limits(100, 1));
     assert_eq!(
-        queue.cut(),
+        queue.cut(usize::MAX),
         [item(2), item(3)],
         "the last one is too large, and alone"
     );
@@ -484,7 +484,7 @@ proptest! {
                     if let Some(old) = superseded {
                         prop_assert_eq!(old.place, new.place);
                     }
-                    model.left(&queue.cut());
+                    model.left(&queue.cut(usize::MAX));
                     let over = queue.is_over();
                     prop_assert!(!over || queue.len() == model.under_way.len(), "over the bounds");
                 }
