@@ -163,9 +163,15 @@ proptest! {
         let limits = Limits { size: 1 << 30, min_free: 0 };
         let store = Store::open(dir.path(), limits, Arc::<ManualClock>::default(), Arc::<Stats>::default()).unwrap();
         prop_assert!((1..=4).contains(&store.prefix_digits()));
-        // What SCons or a person wrote is theirs.
-        prop_assert_eq!(fs::read(dir.path().join("config")).unwrap(), bytes);
+        // What SCons or a person wrote is theirs; what SCons would die of may be replaced by what it can read.
+        let found = fs::read(dir.path().join("config")).unwrap();
+        prop_assert!(found == bytes || is_readable(&found) && !is_readable(&bytes));
     }
+}
+
+fn is_readable(config: &[u8]) -> bool {
+    let config = serde_json::from_slice::<serde_json::Value>(config);
+    config.is_ok_and(|config| config["prefix_len"].is_u64())
 }
 
 /// Before it is counted how deep it goes.

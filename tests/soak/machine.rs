@@ -4,8 +4,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, RwLock};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -40,11 +41,10 @@ pub(super) struct Machine {
     gate: RwLock<()>,
     /// Builds hold it against kills: what SCons does with a dead mount is not the question here.
     quiet: Mutex<()>,
-    /// We are killing it: errors are no surprise.
+    /// It is killed and not mounted again yet: errors are no surprise.
     dying: AtomicBool,
     /// What each worker does, and since when.
     doing: Vec<Mutex<Option<(Instant, String)>>>,
-    epoch: AtomicU64,
 }
 
 impl Machine {
@@ -67,7 +67,6 @@ impl Machine {
             quiet: Mutex::new(()),
             dying: AtomicBool::new(false),
             doing: (0..=WRITERS + READERS).map(|_| Mutex::default()).collect(),
-            epoch: AtomicU64::new(0),
         }
     }
 
@@ -148,12 +147,10 @@ impl Machine {
         work: impl FnOnce() -> io::Result<T>,
     ) -> Option<io::Result<T>> {
         let _open = self.gate.read().unwrap();
-        let epoch = self.epoch.load(Ordering::SeqCst);
         *self.doing[worker].lock().unwrap() = Some((Instant::now(), what));
         let done = work();
         *self.doing[worker].lock().unwrap() = None;
-        let killed =
-            self.dying.load(Ordering::SeqCst) || self.epoch.load(Ordering::SeqCst) != epoch;
+        let killed = self.dying.load(Ordering::SeqCst);
         (done.is_ok() || !killed).then_some(done)
     }
 
@@ -197,24 +194,20 @@ impl Machine {
         while !stage.is_over() {
             stage.pause(Duration::from_millis(rng.u64(500..8000)));
             let _quiet = self.quiet.lock().unwrap();
-            let mut mounted = self.mounted.lock().unwrap();
-            if mounted.has_died() {
+            if self.mounted.lock().unwrap().has_died() {
                 stage.report.died(&format!("machine {}", self.name));
             }
-            if rng.u32(..4) == 0 {
-                let _present = backend.present();
-                let _closed = self.gate.write().unwrap();
-                mounted.remount();
-            } else {
+            let killed = rng.u32(..4) != 0;
+            if killed {
                 self.dying.store(true, Ordering::SeqCst);
-                mounted.kill9();
+                self.mounted.lock().unwrap().kill9();
                 stage.report.kills.add(1);
-                let _present = backend.present();
-                let _closed = self.gate.write().unwrap();
-                mounted.remount();
-                self.epoch.fetch_add(1, Ordering::SeqCst);
-                self.dying.store(false, Ordering::SeqCst);
             }
+            let _present = backend.present();
+            // Not waited for with the mount in our hands: `watch` has to kill it if this takes for ever.
+            let _closed = self.gate.write().unwrap();
+            self.mounted.lock().unwrap().remount();
+            self.dying.store(false, Ordering::SeqCst);
             stage.report.remounts.add(1);
         }
     }
@@ -236,8 +229,13 @@ impl Machine {
 
     /// Complains of calls that do not return, and sets them free by killing the daemon.
     pub(super) fn watch(&self, stage: &Stage) {
-        while !stage.is_over() {
-            stage.pause(Duration::from_millis(500));
+        let busy = || {
+            self.doing
+                .iter()
+                .any(|doing| doing.lock().unwrap().is_some())
+        };
+        while !stage.is_over() || busy() {
+            thread::sleep(Duration::from_millis(100));
             for doing in &self.doing {
                 let hangs = doing
                     .lock()
