@@ -171,19 +171,20 @@ impl Mount {
         spawn_keepers(&mut helpers, &parts, &fs)?;
         let (doing, chores) = (parts.clone(), jobs.chores);
         let file_system = fs.clone();
-        helpers.spawn("chores", move || {
+        helpers.spawn_loop("chores", &parts.stats, &parts.over, move || {
             chores::run(&doing, &file_system, &chores);
         })?;
         spawn_uploaders(&mut uploaders, &parts)?;
         let mut syncer = Threads::default();
         spawn_syncer(&mut syncer, &parts, &fs)?;
+        // Before the mount answers anything: whoever sees that it does can ask how it is.
+        let server_stop = Stop::new()?;
+        let server = parts.serve(server_stop.clone())?;
         let session = threads::spawn("session", move || {
             if let Err(e) = session.run() {
                 log::error!("the FUSE session ended: {e}");
             }
         })?;
-        let server_stop = Stop::new()?;
-        let server = parts.serve(server_stop.clone())?;
         Ok(Self {
             parts,
             session,

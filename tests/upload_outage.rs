@@ -102,10 +102,10 @@ fn what_was_removed_or_replaced_counts_against_the_limit_until_it_is_uploaded() 
     assert_eq!(usage(&rig), (0, all));
     rig.restart_with(Settings::limited(all));
     assert_eq!(usage(&rig), (0, all), "after a restart, too");
-    assert!(!rig.store.has_room_for(1), "they take the room");
+    assert!(rig.store.make_room(1, &[]).is_none(), "they take the room");
     rig.drain();
     assert_eq!(usage(&rig), (0, 0));
-    assert!(rig.store.has_room_for(1));
+    assert!(rig.store.make_room(1, &[]).is_some());
     assert!((1..=10).all(|n| on_remote(&rig, n)));
 }
 
