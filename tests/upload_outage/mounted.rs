@@ -187,11 +187,9 @@ fn rm_cancels_an_upload_that_waits_and_says_what_it_cannot_remove() {
     push(&machine, &oracle, 1..3);
 
     let (code, said) = rm(&machine, &[&Push(1).signature()]);
-    let done = format!(
-        "{}: removed here, its upload is cancelled\n",
-        Push(1).signature()
-    );
-    assert_eq!((code, said), (Some(0), done));
+    // Cancelled, or just then tried in vain.
+    let done = format!("{}: removed here, its upload ", Push(1).signature());
+    assert!(code == Some(0) && said.starts_with(&done), "{said}");
     let (code, said) = rm(&machine, &[&Push(3).signature(), "--remote"]);
     assert!(code == Some(1) && said.contains("NOT REMOVED: "), "{said}");
 
