@@ -23,6 +23,7 @@ use super::scan::each_name;
 use super::sums::{self, Sum};
 use super::{Origin, Store};
 use crate::name::Place;
+use crate::sys;
 
 /// Between two rounds: so much can be lost of what was pushed, and the time that a round takes.
 const TICK: Duration = Duration::from_secs(1);
@@ -134,6 +135,7 @@ impl Store {
 
     /// Syncs files, records their hashes and removes their marks, in this order; how many.
     fn sync_batch(&self, batch: &[Mark], memory: &mut Memory, lost: Lost<'_>) -> io::Result<usize> {
+        self.write_out(batch);
         let (mut done, mut records, mut links, mut gone) = (vec![], vec![], vec![], vec![]);
         for mark in batch {
             match self.sync_file(mark) {
@@ -173,6 +175,20 @@ impl Store {
             log::warn!("cannot record hashes for verify: {e}");
         }
         Ok(done.len())
+    }
+
+    /// Has the data of a whole batch written first. Otherwise each file would take a commit of the file system's journal, and
+    /// everybody who makes or renames a file waits for those. What fails here fails again where it is looked at.
+    fn write_out(&self, batch: &[Mark]) {
+        let open = |mark: &Mark| open_to_sync(&self.root, mark.place.path().as_str()).ok();
+        let files: Vec<_> = batch.iter().filter_map(open).collect();
+        for wait in [false, true] {
+            for file in &files {
+                if let Err(e) = sys::write_out(file, wait) {
+                    log::trace!("cannot write out: {e}");
+                }
+            }
+        }
     }
 
     fn sync_file(&self, mark: &Mark) -> Synced {
