@@ -135,10 +135,14 @@ impl Store {
 
     /// Syncs files, records their hashes and removes their marks, in this order; how many.
     fn sync_batch(&self, batch: &[Mark], memory: &mut Memory, lost: Lost<'_>) -> io::Result<usize> {
-        self.write_out(batch);
+        let failed = self.write_out(batch);
         let (mut done, mut records, mut links, mut gone) = (vec![], vec![], vec![], vec![]);
         for mark in batch {
-            match self.sync_file(mark) {
+            let synced = match failed.get(&mark.number) {
+                Some(cause) => Synced::Lost(*cause),
+                None => self.sync_file(mark),
+            };
+            match synced {
                 Synced::Done(sum) => {
                     records.extend(sum.map(|sum| (mark.place, sum)));
                     done.push(mark);
@@ -178,17 +182,28 @@ impl Store {
     }
 
     /// Has the data of a whole batch written first. Otherwise each file would take a commit of the file system's journal, and
-    /// everybody who makes or renames a file waits for those. What fails here fails again where it is looked at.
-    fn write_out(&self, batch: &[Mark]) {
-        let open = |mark: &Mark| open_to_sync(&self.root, mark.place.path().as_str()).ok();
+    /// everybody who makes or renames a file waits for those. The marks of files that the disk failed to write: the
+    /// kernel says so once, and fsync(2) would not hear of it again.
+    fn write_out(&self, batch: &[Mark]) -> HashMap<u64, Errno> {
+        let open = |mark: &Mark| {
+            let file = open_to_sync(&self.root, mark.place.path().as_str()).ok()?;
+            let stat = rustix::fs::fstat(&file).ok()?;
+            (stat.st_ino == mark.ino).then_some((mark.number, file))
+        };
         let files: Vec<_> = batch.iter().filter_map(open).collect();
-        for wait in [false, true] {
-            for file in &files {
-                if let Err(e) = sys::write_out(file, wait) {
-                    log::trace!("cannot write out: {e}");
-                }
+        for (_, file) in &files {
+            // Without waiting it says nothing about the disk.
+            let _ = sys::write_out(file, false);
+        }
+        let mut failed = HashMap::new();
+        for (number, file) in files {
+            let cause = sys::write_out(&file, true).err();
+            let cause = cause.as_ref().and_then(Errno::from_io_error);
+            if let Some(cause @ (Errno::IO | Errno::NOSPC | Errno::DQUOT)) = cause {
+                failed.insert(number, cause);
             }
         }
+        failed
     }
 
     fn sync_file(&self, mark: &Mark) -> Synced {
