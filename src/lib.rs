@@ -51,7 +51,7 @@
 //! # Arrows
 //!
 //! An arrow is "uses"; none points up. Not drawn: `config` uses the option types of `remote`, `logging` those of
-//! `config`, `stop` uses `sys`, `cli` the `store` for `verify`.
+//! `config`, `stop` and `store` use `sys`, `cli` the `store` for `verify`.
 //!
 //! ```text
 //!  main -> cli -> config, control, logging

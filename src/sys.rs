@@ -366,3 +366,12 @@ pub fn syslog(level: log::Level, line: &str) {
     // SAFETY: the format takes exactly one string, which ends in NUL.
     unsafe { libc::syslog(priority, c"%s".as_ptr(), line.as_ptr()) };
 }
+
+/// Has the kernel write the data of a file, and with `wait` waits until it has. Nothing is synced by that, neither the
+/// file's length nor its name: fsync(2) afterwards finds little left to do, and many of them share one commit of the journal.
+pub fn write_out(file: impl AsFd, wait: bool) -> io::Result<()> {
+    let around = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let flags = libc::SYNC_FILE_RANGE_WRITE | if wait { around } else { 0 };
+    // SAFETY: takes numbers only; the descriptor is open.
+    check(unsafe { libc::sync_file_range(file.as_fd().as_raw_fd(), 0, 0, flags) }).map(drop)
+}

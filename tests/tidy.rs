@@ -21,8 +21,8 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "store",
-        &["clock", "name", "signature", "stats"],
-        "knows no network",
+        &["clock", "name", "signature", "stats", "sys"],
+        "knows no network; sys to have data written out",
     ),
     (
         "fetch",

@@ -132,7 +132,7 @@ pub(super) fn append(dir: &OwnedFd, records: &[(Place, Sum)]) -> io::Result<Vec<
         let lines = by_file.entry(file_of(&place.sig)).or_default();
         lines.push_str(&line(place, sum));
     }
-    let mut sizes = Vec::new();
+    let mut files = Vec::new();
     for (name, mut lines) in by_file {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(dir, name.to_string(), flags, Mode::from(0o600))?;
@@ -142,10 +142,17 @@ pub(super) fn append(dir: &OwnedFd, records: &[(Place, Sum)]) -> io::Result<Vec<
             lines.insert(0, '\n');
         }
         file.write_all(lines.as_bytes())?;
-        file.sync_data()?;
-        sizes.push((name, file.metadata()?.len()));
+        files.push((name, file));
     }
-    Ok(sizes)
+    // All data first, so that they share a commit of the journal.
+    for (_, file) in &files {
+        crate::sys::write_out(file, true)?;
+    }
+    let synced = |(name, file): (char, File)| {
+        file.sync_data()?;
+        Ok((name, file.metadata()?.len()))
+    };
+    files.into_iter().map(synced).collect()
 }
 
 fn ends_well(file: &File) -> io::Result<bool> {

@@ -23,6 +23,7 @@ use super::scan::each_name;
 use super::sums::{self, Sum};
 use super::{Origin, Store};
 use crate::name::Place;
+use crate::sys;
 
 /// Between two rounds: so much can be lost of what was pushed, and the time that a round takes.
 const TICK: Duration = Duration::from_secs(1);
@@ -134,9 +135,14 @@ impl Store {
 
     /// Syncs files, records their hashes and removes their marks, in this order; how many.
     fn sync_batch(&self, batch: &[Mark], memory: &mut Memory, lost: Lost<'_>) -> io::Result<usize> {
+        let failed = self.write_out(batch);
         let (mut done, mut records, mut links, mut gone) = (vec![], vec![], vec![], vec![]);
         for mark in batch {
-            match self.sync_file(mark) {
+            let synced = match failed.get(&mark.number) {
+                Some(cause) => Synced::Lost(*cause),
+                None => self.sync_file(mark),
+            };
+            match synced {
                 Synced::Done(sum) => {
                     records.extend(sum.map(|sum| (mark.place, sum)));
                     done.push(mark);
@@ -173,6 +179,31 @@ impl Store {
             log::warn!("cannot record hashes for verify: {e}");
         }
         Ok(done.len())
+    }
+
+    /// Has the data of a whole batch written first. Otherwise each file would take a commit of the file system's journal, and
+    /// everybody who makes or renames a file waits for those. The marks of files that the disk failed to write: the
+    /// kernel says so once, and fsync(2) would not hear of it again.
+    fn write_out(&self, batch: &[Mark]) -> HashMap<u64, Errno> {
+        let open = |mark: &Mark| {
+            let file = open_to_sync(&self.root, mark.place.path().as_str()).ok()?;
+            let stat = rustix::fs::fstat(&file).ok()?;
+            (stat.st_ino == mark.ino).then_some((mark.number, file))
+        };
+        let files: Vec<_> = batch.iter().filter_map(open).collect();
+        for (_, file) in &files {
+            // Without waiting it says nothing about the disk.
+            let _ = sys::write_out(file, false);
+        }
+        let mut failed = HashMap::new();
+        for (number, file) in files {
+            let cause = sys::write_out(&file, true).err();
+            let cause = cause.as_ref().and_then(Errno::from_io_error);
+            if let Some(cause @ (Errno::IO | Errno::NOSPC | Errno::DQUOT)) = cause {
+                failed.insert(number, cause);
+            }
+        }
+        failed
     }
 
     fn sync_file(&self, mark: &Mark) -> Synced {

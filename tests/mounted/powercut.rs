@@ -7,6 +7,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal};
+
 use crate::support::image::{Image, in_another_boot};
 use crate::support::mounted::Mounted;
 use crate::support::oracle::{Oracle, Push, Shape};
@@ -33,7 +35,7 @@ fn after_a_power_cut_under_load_every_entry_is_right_and_what_was_synced_is_ther
     other.flush();
     drop(other);
 
-    let disk = Image::new(&at("disk"), 512);
+    let disk = Image::new(&at("disk"), 384);
     let backing = disk.path().join("backing");
     let machine = Mounted::with_options(&remote, &format!("backing={}", backing.display()));
     let oracle = Oracle::default();
@@ -64,7 +66,7 @@ fn after_a_power_cut_under_load_every_entry_is_right_and_what_was_synced_is_ther
             if cut % 2 == 1 {
                 disk.others_sync();
             }
-            let after = disk.power_cut(&at("after"));
+            let after = held(machine.pid(), || disk.power_cut(&at("after")));
             check(&after.path().join("backing"), &format!("cut {cut}"));
         }
     });
@@ -75,7 +77,7 @@ fn after_a_power_cut_under_load_every_entry_is_right_and_what_was_synced_is_ther
     wait_until("all pushes are synced", PATIENCE, || {
         unsynced().iter().all(|mark| mark.starts_with('f'))
     });
-    let after = disk.power_cut(&at("after"));
+    let after = held(machine.pid(), || disk.power_cut(&at("after")));
     let found = check(&after.path().join("backing"), "when all was synced");
     let lost: Vec<_> = acknowledged.iter().filter(|p| !found.contains(p)).collect();
     assert!(lost.is_empty(), "synced and gone: {lost:?}");
@@ -85,6 +87,15 @@ fn after_a_power_cut_under_load_every_entry_is_right_and_what_was_synced_is_ther
     oracle.check(reborn.path(), "on the machine that boots again");
     drop(reborn);
     drop(machine);
+}
+
+/// Does something while the daemon, and soon everybody who waits for it, stands still.
+fn held<T>(pid: u32, run: impl FnOnce() -> T) -> T {
+    let pid = Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, Signal::STOP).unwrap();
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+    rustix::process::kill_process(pid, Signal::CONT).unwrap();
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Starts on a backing directory after a power cut; every push that it has as an entry, all of them right.

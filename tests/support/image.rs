@@ -43,9 +43,16 @@ impl Image {
         &self.mount_point
     }
 
-    /// Cuts the power and boots: mounts a copy of what has reached the disk.
+    /// Cuts the power and boots: mounts a copy of what has reached the disk. A power cut is one moment: a copy during
+    /// which the kernel wrote is of none, and is made again. Whoever writes without a pause has to be held meanwhile.
     pub(crate) fn power_cut(&self, copy: &Path) -> Self {
-        fs::copy(&self.file, copy).unwrap();
+        let written = || self.file.metadata().unwrap().modified().unwrap();
+        let copied_at_rest = || {
+            let before = written();
+            fs::copy(&self.file, copy).unwrap();
+            written() == before
+        };
+        assert!((0..100).any(|_| copied_at_rest()), "it never rests");
         Self::mount(copy)
     }
 
