@@ -6,6 +6,7 @@
 mod chores;
 mod controls;
 mod threads;
+mod workers;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -33,7 +34,7 @@ use crate::remote::{self, KeyError, Remote, RemoteError, RemoteOptions};
 use crate::stats::Stats;
 use crate::stop::Stop;
 use crate::store::{Limits, Store, StoreError};
-use crate::upload::{self, Item, Uploads};
+use crate::upload::{self, Uploads};
 use crate::{name::Place, sys};
 use chores::Chore;
 use controls::Controls;
@@ -50,12 +51,6 @@ const FETCH_ATTEMPTS: u32 = 2;
 const LINGER: Duration = Duration::from_secs(2);
 /// How long uploads that are under way when the draining ends may still take.
 const LAST_UPLOADS: Duration = Duration::from_millis(500);
-/// Uploads have time: compressing and hashing gives way to the build that pushes.
-const UPLOAD_NICENESS: i32 = 10;
-/// Nothing waits for the scan, and it is busy with a million files.
-const SCAN_NICENESS: i32 = 10;
-/// How often leftovers are looked for: they are a day old when they go.
-const COLLECT_EVERY: Duration = Duration::from_secs(3600);
 /// How long threads that were told to end may take before they are left to the end of the process.
 const LAST_HELPERS: Duration = Duration::from_secs(1);
 
@@ -167,16 +162,16 @@ impl Mount {
 
         let mut helpers = Threads::default();
         let mut uploaders = Threads::default();
-        spawn_fetchers(&mut helpers, &parts, &jobs.fetch)?;
-        spawn_keepers(&mut helpers, &parts, &fs)?;
+        workers::fetchers(&mut helpers, &parts, &jobs.fetch)?;
+        workers::keepers(&mut helpers, &parts, &fs)?;
         let (doing, chores) = (parts.clone(), jobs.chores);
         let file_system = fs.clone();
         helpers.spawn_loop("chores", &parts.stats, &parts.over, move || {
             chores::run(&doing, &file_system, &chores);
         })?;
-        spawn_uploaders(&mut uploaders, &parts)?;
+        workers::uploaders(&mut uploaders, &parts)?;
         let mut syncer = Threads::default();
-        spawn_syncer(&mut syncer, &parts, &fs)?;
+        workers::syncer(&mut syncer, &parts, &fs)?;
         // Before the mount answers anything: whoever sees that it does can ask how it is.
         let server_stop = Stop::new()?;
         let server = parts.serve(server_stop.clone())?;
@@ -467,107 +462,6 @@ const DEVICE: &str = "/dev/fuse";
 const UNMOUNT_TICK: Duration = Duration::from_millis(20);
 /// How often it is seen whether the uploads have ended.
 const DRAIN_TICK: Duration = Duration::from_millis(10);
-
-fn spawn_fetchers(
-    threads: &mut Threads,
-    parts: &Arc<Parts>,
-    jobs: &crossbeam_channel::Receiver<Place>,
-) -> io::Result<()> {
-    let (stats, over) = (&parts.stats, &parts.over);
-    for n in 0..parts.config.fetch_threads {
-        let (fetch, jobs) = (parts.fetch.clone(), jobs.clone());
-        let run = move || fetch.run_worker(&jobs);
-        threads.spawn_loop(&format!("fetch-{n}"), stats, over, run)?;
-    }
-    let fetch = parts.fetch.clone();
-    threads.spawn_loop("fetch-clock", stats, over, move || fetch.run_clock())
-}
-
-fn spawn_keepers(threads: &mut Threads, parts: &Arc<Parts>, fs: &Arc<Fs>) -> io::Result<()> {
-    let (stats, over) = (&parts.stats, &parts.over);
-    let (store, evicting) = (parts.store.clone(), fs.clone());
-    threads.spawn_loop("evict", stats, over, move || {
-        store.run_evictor(&|place| evicting.evict(place));
-    })?;
-    let hands = parts.hands.clone();
-    threads.spawn_loop("hands", stats, over, move || hands.run_watch())?;
-    let store = parts.store.clone();
-    threads.spawn_loop("disk", stats, over, move || store.run_keeper())?;
-    let (scanning, collecting) = (parts.clone(), fs.clone());
-    threads.spawn_loop("scan", stats, over, move || {
-        threads::give_way(SCAN_NICENESS);
-        scan_and_collect(&scanning, &collecting);
-    })?;
-    let uploads = Arc::downgrade(&parts.uploads);
-    parts.remote.when_closed(Box::new(move || {
-        if let Some(uploads) = uploads.upgrade() {
-            uploads.retry_now();
-        }
-    }));
-    // Two threads: a probe may hang like any other call, and who waits for it could not notice that.
-    let probing = parts.clone();
-    threads.spawn_loop("probe", stats, over, move || {
-        probing.now_and_then(|| probing.remote.probe());
-    })?;
-    let watching = parts.clone();
-    threads.spawn_loop("watch", stats, over, move || {
-        watching.now_and_then(|| {
-            for complaint in watching.watched.overdue() {
-                watching.remote.report(complaint);
-            }
-        });
-    })
-}
-
-/// Fills the index, then collects what interrupted pushes left, now and again every hour.
-fn scan_and_collect(parts: &Parts, fs: &Fs) {
-    if let Err(e) = parts.store.scan() {
-        log::error!(
-            "cannot read the whole backing directory {}: {e}",
-            parts.store.path().display()
-        );
-    }
-    while !parts.over.asked() {
-        fs.collect_leftovers();
-        if let Err(e) = sys::poll_readable(&[parts.over.as_fd()], Some(COLLECT_EVERY)) {
-            log::error!("leftovers are not collected any more: {e}");
-            return;
-        }
-    }
-}
-
-fn spawn_syncer(threads: &mut Threads, parts: &Arc<Parts>, fs: &Arc<Fs>) -> io::Result<()> {
-    let (store, losing) = (parts.store.clone(), fs.clone());
-    threads.spawn_loop("sync", &parts.stats, &parts.over, move || {
-        threads::give_way(UPLOAD_NICENESS);
-        store.run_syncer(&|place, ino| losing.lose(place, ino));
-    })
-}
-
-fn spawn_uploaders(threads: &mut Threads, parts: &Arc<Parts>) -> io::Result<()> {
-    let (stats, over) = (&parts.stats, &parts.over);
-    // What an earlier mount left pending stays so.
-    let workers = match parts.config.push {
-        Push::Off => 0,
-        Push::On | Push::Sync => parts.config.upload_threads,
-    };
-    // No room in between: what is not being uploaded stays in the queue, where it can be superseded.
-    let (send, receive) = crossbeam_channel::bounded::<Item>(0);
-    for n in 0..workers {
-        let (uploads, jobs) = (parts.uploads.clone(), receive.clone());
-        threads.spawn_loop(&format!("upload-{n}"), stats, over, move || {
-            threads::give_way(UPLOAD_NICENESS);
-            uploads.run_worker(&jobs);
-        })?;
-    }
-    if workers > 0 {
-        let uploads = parts.uploads.clone();
-        threads.spawn_loop("upload", stats, over, move || {
-            uploads.run_dispatcher(send.clone());
-        })?;
-    }
-    Ok(())
-}
 
 /// A mount that uploads nothing gives nothing up either.
 fn upload_limits(config: &Config) -> upload::Limits {
