@@ -66,7 +66,8 @@ fn after_a_power_cut_under_load_every_entry_is_right_and_what_was_synced_is_ther
             if cut % 2 == 1 {
                 disk.others_sync();
             }
-            let after = held(machine.pid(), || disk.power_cut(&at("after")));
+            let after = at(&format!("after-{cut}"));
+            let after = held(machine.pid(), || disk.power_cut(&after));
             check(&after.path().join("backing"), &format!("cut {cut}"));
         }
     });
