@@ -292,7 +292,7 @@ fn a_power_cut_at_any_step_leaves_every_entry_right_and_every_synced_push_pendin
     let blank = dir.path().join("blank");
     Image::format(&blank, 32);
     stop_at_every_step(|call, n| {
-        let file = dir.path().join(format!("{call}-disk"));
+        let file = dir.path().join(format!("{call}-{n}-disk"));
         fs::copy(&blank, &file).unwrap();
         let disk = Image::mount(&file);
         let promised = run(disk.path(), call, n);
@@ -303,7 +303,7 @@ fn a_power_cut_at_any_step_leaves_every_entry_right_and_every_synced_push_pendin
             if others {
                 disk.others_sync();
             }
-            let after = disk.power_cut(&dir.path().join(format!("{call}-after")));
+            let after = disk.power_cut(&dir.path().join(format!("{call}-{n}-{others}")));
             let when = format!("power cut at {call} {n}, synced by others: {others}");
             backing(after.path())
                 .iter()

@@ -66,21 +66,26 @@ fn after_a_power_cut_under_load_every_entry_is_right_and_what_was_synced_is_ther
             if cut % 2 == 1 {
                 disk.others_sync();
             }
-            let after = held(machine.pid(), || disk.power_cut(&at("after")));
+            let after = at(&format!("after-{cut}"));
+            let after = held(machine.pid(), || disk.power_cut(&after));
             check(&after.path().join("backing"), &format!("cut {cut}"));
         }
     });
 
     let acknowledged = oracle.acknowledged();
     assert!(acknowledged.len() > 80, "{} pushes", acknowledged.len());
-    let unsynced = || names(&backing.join(".cachedirfs/fresh"));
-    wait_until("all pushes are synced", PATIENCE, || {
-        unsynced().iter().all(|mark| mark.starts_with('f'))
+    // The marks go, and then that they went is synced too.
+    let (mut tries, mut survived) = (0, None);
+    wait_until("all pushes are on the disk", PATIENCE, || {
+        tries += 1;
+        let after = at(&format!("synced-{tries}"));
+        let after = held(machine.pid(), || disk.power_cut(&after));
+        let found = check(&after.path().join("backing"), "when all was synced");
+        let all = acknowledged.iter().all(|push| found.contains(push));
+        survived = all.then_some(after);
+        all
     });
-    let after = held(machine.pid(), || disk.power_cut(&at("after")));
-    let found = check(&after.path().join("backing"), "when all was synced");
-    let lost: Vec<_> = acknowledged.iter().filter(|p| !found.contains(p)).collect();
-    assert!(lost.is_empty(), "synced and gone: {lost:?}");
+    let after = survived.expect("it was waited for");
 
     let options = format!("backing={}", after.path().join("backing").display());
     let reborn = Mounted::with_options(&remote, &options);

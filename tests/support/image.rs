@@ -5,7 +5,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A mounted image, unmounted when dropped.
+/// A mounted image, unmounted and removed when dropped. Each wants a name of its own: mount(8) would take the loop device
+/// of another that had the same name, if it is not gone yet, with what that one had in memory.
 pub(crate) struct Image {
     file: PathBuf,
     mount_point: PathBuf,
@@ -82,6 +83,8 @@ impl Drop for Image {
         if !free {
             unmount(&["-l"]);
         }
+        // What stays is in the test's own directory.
+        let _ = fs::remove_file(&self.file);
     }
 }
 
