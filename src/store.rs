@@ -170,7 +170,7 @@ impl Store {
         clock: Arc<dyn Clock>,
         stats: Arc<Stats>,
     ) -> Result<Self, StoreError> {
-        let opened = layout::open(path)?;
+        let opened = layout::open(path, &*clock)?;
         let spare = Spare::of(&opened.root).map_err(|source| StoreError::Disk {
             what: "read the backing directory",
             path: path.display().to_string(),

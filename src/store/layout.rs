@@ -6,12 +6,14 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::scan::{names_in, prefix_dirs};
 use super::{StoreError, fresh};
+use crate::clock::Clock;
 use crate::name::{Dir, Name, PRIVATE_DIR, Place};
 use crate::signature::Signature;
 
@@ -28,6 +30,11 @@ pub(super) const QUARANTINE: &str = "quarantine";
 /// SCons' prefix length since 2.5; before, it was 1.
 const DEFAULT_DIGITS: u8 = 2;
 
+/// How long a backing directory may be held by somebody who is about to end …
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+/// … and how often that is tried.
+const LOCK_TICK: Duration = Duration::from_millis(20);
+
 /// A backing directory that is ours and in order.
 pub(super) struct Opened {
     pub(super) root: OwnedFd,
@@ -42,7 +49,7 @@ pub(super) struct Opened {
 }
 
 /// Makes what is missing, takes the lock, and puts right what a crash left.
-pub(super) fn open(path: &Path) -> Result<Opened, StoreError> {
+pub(super) fn open(path: &Path, clock: &dyn Clock) -> Result<Opened, StoreError> {
     let fail = |what, hint| {
         move |source: io::Error| StoreError::Disk {
             what,
@@ -57,7 +64,7 @@ pub(super) fn open(path: &Path) -> Result<Opened, StoreError> {
         open_dir(rustix::fs::CWD, path).map_err(fail("open the backing directory", CHOOSE))?;
     let private =
         sub_dir(&root, PRIVATE_DIR).map_err(fail("write in the backing directory", CHOOSE))?;
-    let lock = take_lock(&private, path)?;
+    let lock = wait_for_lock(&private, path, clock)?;
     check_version(&private, path)?;
     let in_order = || -> io::Result<Opened> {
         let tmp = sub_dir(&private, "tmp")?;
@@ -135,6 +142,17 @@ pub(super) fn give(to: impl AsFd, like: &rustix::fs::Stat) -> io::Result<()> {
     let owner = rustix::fs::Uid::from_raw(like.st_uid);
     let group = rustix::fs::Gid::from_raw(like.st_gid);
     Ok(rustix::fs::fchown(to, Some(owner), Some(group))?)
+}
+
+/// A daemon that was killed holds the lock until its last thread has ended: whoever mounts again at once waits for that.
+fn wait_for_lock(private: &OwnedFd, path: &Path, clock: &dyn Clock) -> Result<File, StoreError> {
+    let deadline = clock.now() + LOCK_PATIENCE;
+    loop {
+        match take_lock(private, path) {
+            Err(StoreError::Busy { .. }) if clock.now() < deadline => clock.sleep(LOCK_TICK),
+            result => return result,
+        }
+    }
 }
 
 pub(super) fn take_lock(private: &OwnedFd, path: &Path) -> Result<File, StoreError> {
