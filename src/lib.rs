@@ -87,7 +87,7 @@
 //! 5. **Only trusted bytes.** [`object::Key`]; [`config`] turns `ro` into "never pushes"; [`signature::Meta`] has no room for
 //!    a privilege bit. Tests: `remote_contract` (`what_a_stranger_wrote_is_not_believed_and_is_written_over`), `scons::options`.
 //! 6. **It always mounts.** [`mount::Mount::start`] asks nothing over the network and does not wait for [`store::scan`].
-//!    Tests: `cli::mounts`, `mounted::big`, `mounted::stale`. A `file:` remote whose directory and its parent are both missing is refused.
+//!    Tests: `cli::mounts`, `mounted::big`, `mounted::stale`. Nor does opening a remote touch it.
 //! 7. **The backing directory is a CacheDir.** [`store::layout`] makes nothing else but `.cachedirfs/`. Tests: `scons::backing`.
 //!
 //! # How to add

@@ -31,9 +31,9 @@ pub(super) fn run(args: &Args, env: &Env) -> Result<Exit, Failure> {
     let mountpoint = real_path(&args.mountpoint, &env.host.cwd);
     let config = Config::new(&args.remote, &mountpoint, &args.options, &env.host)
         .map_err(|err| Failure::new(Exit::Usage, err))?;
-    let warning =
+    let warnings =
         preflight::check(&config, env.path.as_deref()).map_err(|why| cannot(&config, why))?;
-    let mounted = || warning.iter().for_each(complain);
+    let mounted = || warnings.iter().for_each(complain);
     if args.foreground {
         foreground(config, env, mounted)
     } else {

@@ -18,8 +18,25 @@ use super::umount::detach;
 /// Names shown of a mountpoint that is not empty.
 const NAMES_SHOWN: usize = 3;
 
+/// Types of file systems whose server may be gone, so that whoever looks at a path in them may wait for ever.
+/// Those that begin with `fuse` are others.
+const SERVED: &[&str] = &[
+    "9p",
+    "afs",
+    "autofs",
+    "ceph",
+    "cifs",
+    "gfs2",
+    "glusterfs",
+    "lustre",
+    "nfs",
+    "nfs4",
+    "smb3",
+    "smbfs",
+];
+
 /// Checks everything; returns what is worth a warning once it is mounted, or why it cannot be.
-pub(super) fn check(config: &Config, path: Option<&OsStr>) -> Result<Option<String>, String> {
+pub(super) fn check(config: &Config, path: Option<&OsStr>) -> Result<Vec<String>, String> {
     let mountpoint = &config.mountpoint;
     make_way(mountpoint)?;
     is_directory(mountpoint)?;
@@ -28,7 +45,10 @@ pub(super) fn check(config: &Config, path: Option<&OsStr>) -> Result<Option<Stri
     if config_is_for_user() {
         user_may_mount(config.allow_other, path)?;
     }
-    Ok(not_empty(mountpoint))
+    Ok(not_empty(mountpoint)
+        .into_iter()
+        .chain(remote_missing(config))
+        .collect())
 }
 
 fn config_is_for_user() -> bool {
@@ -105,8 +125,13 @@ fn apart(config: &Config) -> Result<(), String> {
             "it is inside the backing directory {shown}; choose another with -o backing=DIR"
         ));
     }
-    let Some(remote) = config.remote.local_dir().map(|dir| would_be(&dir)) else {
+    let Some(remote) = config.remote.local_dir() else {
         return Ok(());
+    };
+    let remote = if may_hang(&remote) {
+        remote
+    } else {
+        would_be(&remote)
     };
     if remote.starts_with(mountpoint) {
         return Err(format!(
@@ -121,6 +146,29 @@ fn apart(config: &Config) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// Whether looking at this path may wait for a server.
+fn may_hang(path: &Path) -> bool {
+    let is_served = |kind: &str| SERVED.contains(&kind) || kind.starts_with("fuse");
+    MountTable::read().is_ok_and(|table| {
+        table
+            .containing(path)
+            .is_some_and(|mounted| is_served(&mounted.fs_type))
+    })
+}
+
+/// A directory that is not there may come yet, or may be a misspelling.
+fn remote_missing(config: &Config) -> Option<String> {
+    let dir = config.remote.local_dir().filter(|dir| !may_hang(dir))?;
+    let found = dir.exists() || dir.parent().is_some_and(Path::exists);
+    (!found).then(|| {
+        format!(
+            "there is no {} yet, nor the directory above it; until it is mounted or made, lookups are misses and what is \
+             pushed waits",
+            dir.display()
+        )
+    })
 }
 
 /// What a path that need not exist will be without symbolic links.

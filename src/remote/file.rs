@@ -8,14 +8,16 @@
 //! a power cut, a name without its bytes would be a corrupt object for everybody. The directory is not
 //! synced: a name that is lost is a miss.
 //!
-//! The hidden directory is also the mark that the file system is mounted: it is made when the remote
-//! is opened and never again, so nothing is ever written below the mount point of an absent NFS server.
+//! The hidden directory is also the mark that the file system is mounted: it is made by the first call that
+//! finds the directory and never again, so nothing is ever written below the mount point of an absent NFS server.
+//! Opening the remote touches nothing: a file server that is dead or not mounted yet keeps nobody from mounting us.
 
 use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, Cursor};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -52,13 +54,14 @@ pub struct Directory {
     url: String,
     /// Permission bits that files and directories made here do not get.
     umask: u32,
-    /// The hidden directory was there when we opened it, so it must always be.
-    marked: bool,
+    /// Set by the first call that found it: whether the hidden directory was there, so that it must always be.
+    marked: OnceLock<bool>,
     writes: AtomicU64,
 }
 
 impl Directory {
-    /// The directory that a `file` URL names. It is made when only its last part is missing.
+    /// The directory that a `file` URL names. Whether it is there is seen by the first call, which makes it when only
+    /// its last part is missing.
     pub fn open(url: &Url, umask: u32) -> Result<Self, RemoteError> {
         let wrong =
             |why: &str| RemoteError::Misconfigured(format!("remote {:?}: {why}", shown(url)));
@@ -68,28 +71,36 @@ impl Directory {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(wrong("a directory takes no credentials"));
         }
-        Self::at(root, umask)
+        Ok(Self::at(root, umask))
     }
 
     /// The directory at `root`.
-    pub fn at(root: PathBuf, umask: u32) -> Result<Self, RemoteError> {
-        make_root(&root, umask)?;
-        // Without the right to make it, it is a cache to read from.
-        let marked = make_dir(&root.join(TEMP_DIR), umask).is_ok();
+    pub fn at(root: PathBuf, umask: u32) -> Self {
         let url = Url::from_directory_path(&root)
             .map_or_else(|()| root.display().to_string(), String::from);
-        let directory = Self {
+        Self {
             root,
             url,
             umask,
-            marked,
+            marked: OnceLock::new(),
             writes: AtomicU64::new(0),
-        };
-        Ok(directory)
+        }
     }
 
-    fn path(&self, key: &str) -> PathBuf {
-        self.root.join(key)
+    /// Whether the hidden directory is to be there. The first time, both directories are made where they are missing.
+    fn found(&self) -> Result<bool, RemoteError> {
+        if let Some(marked) = self.marked.get() {
+            return Ok(*marked);
+        }
+        make_root(&self.root, self.umask)?;
+        // Without the right to make it, it is a cache to read from.
+        let marked = make_dir(&self.root.join(TEMP_DIR), self.umask).is_ok();
+        Ok(*self.marked.get_or_init(|| marked))
+    }
+
+    fn path(&self, key: &str) -> Result<PathBuf, RemoteError> {
+        self.found()?;
+        Ok(self.root.join(key))
     }
 
     fn error(&self, operation: &str, path: &Path, error: io::Error) -> RemoteError {
@@ -109,7 +120,7 @@ impl Directory {
 
     /// A name that is not there is a miss only while the directory itself is.
     fn miss<T>(&self, value: T) -> Result<T, RemoteError> {
-        let mark = if self.marked {
+        let mark = if self.found()? {
             self.root.join(TEMP_DIR)
         } else {
             self.root.clone()
@@ -171,7 +182,7 @@ impl Directory {
     }
 
     fn walk(&self, key: &str, levels: usize, each: &mut dyn FnMut(&str, u64)) -> io::Result<()> {
-        for entry in fs::read_dir(self.path(key))? {
+        for entry in fs::read_dir(self.root.join(key))? {
             let entry = entry?;
             let Ok(name) = entry.file_name().into_string() else {
                 continue;
@@ -207,7 +218,7 @@ impl Directory {
 
 impl Blobs for Directory {
     fn get(&self, key: &str) -> Result<Option<Blob>, RemoteError> {
-        let path = self.path(key);
+        let path = self.path(key)?;
         let found = fs::symlink_metadata(&path).and_then(|meta| open_blob(&path, &meta));
         match found {
             Ok(blob) => Ok(Some(blob)),
@@ -217,7 +228,7 @@ impl Blobs for Directory {
     }
 
     fn put(&self, key: &str, payload: &Payload, if_absent: bool) -> Result<Written, RemoteError> {
-        let path = self.path(key);
+        let path = self.path(key)?;
         let mut temp = self.temp()?;
         let failed = |error| self.error("write", &path, error);
         io::copy(&mut payload.reader(), temp.as_file_mut()).map_err(failed)?;
@@ -238,7 +249,7 @@ impl Blobs for Directory {
     }
 
     fn exists(&self, key: &str) -> Result<bool, RemoteError> {
-        let path = self.path(key);
+        let path = self.path(key)?;
         match fs::symlink_metadata(&path) {
             Ok(_) => Ok(true),
             Err(error) if is_absent(&error) => self.miss(false),
@@ -247,7 +258,7 @@ impl Blobs for Directory {
     }
 
     fn delete(&self, key: &str) -> Result<bool, RemoteError> {
-        let path = self.path(key);
+        let path = self.path(key)?;
         match fs::remove_file(&path) {
             Ok(()) => Ok(true),
             Err(error) if is_absent(&error) => self.miss(false),
@@ -261,7 +272,7 @@ impl Blobs for Directory {
         name: &str,
         _spool_dir: &Path,
     ) -> Result<Option<String>, RemoteError> {
-        let (from, dir) = (self.path(key), self.root.join(QUARANTINE_DIR));
+        let (from, dir) = (self.path(key)?, self.root.join(QUARANTINE_DIR));
         make_dir(&dir, self.umask).map_err(|error| self.error("make directory", &dir, error))?;
         let taken = |name: &String| dir.join(name).symlink_metadata().is_ok();
         let mut names = (0..).map(|n| match n {
@@ -319,7 +330,7 @@ fn open_blob(path: &Path, meta: &Metadata) -> io::Result<Blob> {
 fn make_root(root: &Path, umask: u32) -> Result<(), RemoteError> {
     make_dir(root, umask).map_err(|error| {
         let root = root.display();
-        RemoteError::Misconfigured(format!(
+        RemoteError::Transient(format!(
             "make directory {root}: {error}; is it mounted? or make it yourself"
         ))
     })
@@ -387,9 +398,10 @@ mod tests {
     #[test]
     fn only_the_last_part_of_the_path_is_made() {
         let dir = TempDir::new().unwrap();
-        assert!(Directory::at(dir.path().join("new"), 0).is_ok());
-        let error = Directory::at(dir.path().join("no/such"), 0).unwrap_err();
-        assert!(matches!(error, RemoteError::Misconfigured(_)), "{error:?}");
+        let look = |path: &str| Directory::at(dir.path().join(path), 0).exists("AB/x");
+        assert!(!look("new").unwrap());
+        let error = look("no/such").unwrap_err();
+        assert!(error.is_transient(), "{error:?}");
     }
 
     #[test]
@@ -405,7 +417,7 @@ mod tests {
     #[test]
     fn a_second_put_never_replaces_the_first() {
         let dir = TempDir::new().unwrap();
-        let store = Directory::at(dir.path().to_owned(), 0).unwrap();
+        let store = Directory::at(dir.path().to_owned(), 0);
         assert_eq!(
             store.put("AB/x", &payload(b"1"), true).unwrap(),
             Written::Stored
@@ -429,7 +441,8 @@ mod tests {
     fn an_unmounted_directory_is_neither_written_nor_a_miss() {
         let dir = TempDir::new().unwrap();
         let root = dir.path().join("mnt");
-        let store = Directory::at(root.clone(), 0).unwrap();
+        let store = Directory::at(root.clone(), 0);
+        assert!(!store.exists("AB/x").unwrap());
         fs::remove_dir_all(&root).unwrap();
         for present in [false, true] {
             if present {
@@ -451,7 +464,7 @@ mod tests {
     #[test]
     fn temporary_files_are_collected_after_a_day() {
         let dir = TempDir::new().unwrap();
-        let store = Directory::at(dir.path().to_owned(), 0).unwrap();
+        let store = Directory::at(dir.path().to_owned(), 0);
         let temp = dir.path().join(TEMP_DIR);
         for (name, age) in [("old", TEMP_AGE * 2), ("young", TEMP_AGE / 2)] {
             let file = File::create(temp.join(name)).unwrap();
@@ -466,7 +479,7 @@ mod tests {
     #[test]
     fn a_symlink_in_a_cachedir_is_read_and_not_followed() {
         let dir = TempDir::new().unwrap();
-        let store = Directory::at(dir.path().to_owned(), 0).unwrap();
+        let store = Directory::at(dir.path().to_owned(), 0);
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("x")).unwrap();
         let mut blob = store.get("x").unwrap().unwrap();
         let mut target = Vec::new();
@@ -480,7 +493,7 @@ mod tests {
     #[test]
     fn what_is_no_file_is_corrupt_and_nobody_waits_for_it() {
         let dir = TempDir::new().unwrap();
-        let store = Directory::at(dir.path().to_owned(), 0).unwrap();
+        let store = Directory::at(dir.path().to_owned(), 0);
         fs::create_dir(dir.path().join("dir")).unwrap();
         let made = Command::new("mkfifo").arg(dir.path().join("fifo")).status();
         assert!(made.unwrap().success());

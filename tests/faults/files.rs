@@ -181,3 +181,27 @@ fn an_empty_mount_point_in_place_of_a_directory_is_neither_written_nor_believed(
         },
     );
 }
+
+/// It was refused, so that a mount at boot depended on the order of mounts.
+#[test]
+fn a_directory_that_is_not_there_yet_is_mounted_with_a_warning_and_used_once_it_is_there() {
+    let later = workspace();
+    let url = format!("file://{}/mnt/cache", later.path().display());
+    let mounted = Mounted::new(&url);
+    let said = mounted.log();
+    assert!(said.contains("nor the directory above it"), "{said}");
+    assert!(!mounted.path().join(Push(1).entry()).exists());
+    push(Push(2), mounted.path(), "before it is there");
+    fs::create_dir(later.path().join("mnt")).unwrap();
+    mounted.flush();
+    assert!(
+        later
+            .path()
+            .join("mnt/cache")
+            .join(Push(2).entry())
+            .is_file()
+    );
+    wait_until("it is well", HEALED, || {
+        mounted.status()["remote_state"] == "ok"
+    });
+}

@@ -257,3 +257,18 @@ dead! {
     a_remote_whose_name_is_not_known_costs_a_build_nothing: Named::new(Says::NoSuchName);
     a_name_server_that_does_not_answer_costs_a_build_three_seconds: Named::new(Says::Nothing);
 }
+
+/// Opening the remote touched it, and the command waited as long as the server was away.
+#[test]
+fn a_dead_file_server_keeps_nobody_from_mounting_and_is_used_once_it_is_back() {
+    let server = Nfs::new();
+    server.die();
+    let mounted = Mounted::with_options(&server.url(), "drain_timeout=1s");
+    let push = Push(7);
+    push.perform(mounted.path(), Shape::Directory).unwrap();
+    assert_eq!(None, push.fault(mounted.path()), "it works without");
+    server.come_back();
+    mounted.flush();
+    let elsewhere = Mounted::new(&server.url());
+    assert_eq!(None, push.fault(elsewhere.path()));
+}
