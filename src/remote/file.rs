@@ -465,6 +465,7 @@ mod tests {
     fn temporary_files_are_collected_after_a_day() {
         let dir = TempDir::new().unwrap();
         let store = Directory::at(dir.path().to_owned(), 0);
+        assert!(!store.exists("AB/x").unwrap());
         let temp = dir.path().join(TEMP_DIR);
         for (name, age) in [("old", TEMP_AGE * 2), ("young", TEMP_AGE / 2)] {
             let file = File::create(temp.join(name)).unwrap();
