@@ -14,8 +14,8 @@ use super::tree::Tree;
 use super::{Errno, Fs, errno};
 use crate::name::{Name, Place};
 use crate::signature::{Meta, Signature};
-use crate::store::Fresh;
 use crate::store::scan::content_len;
+use crate::store::{Fresh, Origin};
 use crate::upload::{Staged, Withdrawn};
 
 /// A file on its way to an entry's name.
@@ -169,8 +169,16 @@ impl Fs {
 
     fn mark_new(&self, spot: &Spot, place: &Place, stat: &Stat) -> io::Result<Fresh> {
         let (store, at) = (&self.store, spot.at(self.store.root()));
-        let origin = store.origin_of(at, &spot.path, place, stat)?;
+        let origin = if self.uploads_pushes() {
+            store.origin_of(at, &spot.path, place, stat)?
+        } else {
+            Origin::Fetched(None)
+        };
         store.mark_fresh(place, stat.st_ino, origin)
+    }
+
+    fn uploads_pushes(&self) -> bool {
+        self.options.push && !self.options.read_only
     }
 
     /// Commits a whole file that stands in its place already, and is on the disk or marked as not being there yet.
@@ -312,7 +320,7 @@ impl Fs {
 
     /// Links a file into the upload journal, if this mount pushes.
     fn stage(&self, spot: &Spot, place: &Place, stat: &Stat) -> Result<Option<Staged>, Errno> {
-        if !self.options.push || self.options.read_only {
+        if !self.uploads_pushes() {
             return Ok(None);
         }
         let at = spot.at(self.store.root());

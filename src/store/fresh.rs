@@ -9,7 +9,7 @@
 //! KIND NUMBER - INODE - DIGITS - SIG [- HASH]
 //! ```
 //!
-//! `p`, `s` or `f` (pushed here; the same, with its bytes on the disk already; fetched), the mark's own number (16 hex digits), the file's inode number (hex), the place,
+//! `p`, `s` or `f` (pushed here; the same, with its bytes on the disk already; fetched, or not to be uploaded), the mark's own number (16 hex digits), the file's inode number (hex), the place,
 //! and the BLAKE3 of the content where it is known. The inode tells the file that the mark is for from an older one
 //! at the same place, which is whole; the number tells two commits of one file.
 //!
@@ -43,7 +43,7 @@ pub enum Origin {
     Pushed,
     /// The same, and its bytes are on the disk: only names are to be synced.
     Synced,
-    /// It came from the remote, with this BLAKE3 if that is known.
+    /// It came from the remote, with this BLAKE3 if that is known; or nobody else is promised to get it (`push=off`).
     Fetched(Option<[u8; 32]>),
 }
 

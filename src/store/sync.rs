@@ -59,6 +59,8 @@ enum Synced {
 struct Memory {
     /// The newest mark at some moments, to tell how old marks are.
     ages: VecDeque<(Duration, u64)>,
+    /// The last round failed, which was said.
+    fails: bool,
     /// Sizes of the files in `sums/` after they were written anew.
     compacted: HashMap<char, u64>,
 }
@@ -77,6 +79,13 @@ impl Store {
             let state = woken.expect("nothing panics while it holds this lock").0;
             let (stopped, newest) = (state.stopped, state.next_mark);
             drop(state);
+            // A disk that fails would fail each file in every round; what waits keeps its marks.
+            if self.is_sick() {
+                if stopped {
+                    return;
+                }
+                continue;
+            }
             let now = self.clock.now();
             if stopped {
                 self.sync_until(u64::MAX, now + AT_STOP, &mut memory, lost);
@@ -97,11 +106,20 @@ impl Store {
     fn sync_until(&self, old: u64, deadline: Duration, memory: &mut Memory, lost: Lost<'_>) {
         loop {
             let batch = self.next_batch(old);
-            let failed = |e: &io::Error| log::error!("cannot sync the backing directory: {e}");
-            let done = batch.and_then(|batch| self.sync_batch(&batch, memory, lost));
-            match done.inspect_err(failed) {
-                Ok(synced) if synced > 0 && self.clock.now() < deadline => {}
-                _ => return,
+            match batch.and_then(|batch| self.sync_batch(&batch, memory, lost)) {
+                Ok(synced) => {
+                    memory.fails = false;
+                    if synced == 0 || self.clock.now() >= deadline {
+                        return;
+                    }
+                }
+                Err(e) => {
+                    self.note_io("cannot sync the backing directory", &e);
+                    if !std::mem::replace(&mut memory.fails, true) {
+                        log::error!("cannot sync the backing directory: {e}");
+                    }
+                    return;
+                }
             }
         }
     }
@@ -290,6 +308,7 @@ impl Store {
 
     fn lose(&self, mark: &Mark, cause: Errno, lost: Lost<'_>) {
         self.stats.not_written.one();
+        self.note("cannot write an entry", cause);
         log::error!(
             "the backing disk failed to write {}, it is dropped: {cause}",
             mark.place.path()
