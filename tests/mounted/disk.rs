@@ -129,7 +129,7 @@ impl Drop for Disk {
 #[track_caller]
 fn run(program: &str, args: &[&str]) {
     let output = Command::new(program).args(args).output();
-    let output = output.unwrap_or_else(|e| panic!("{program}: {e}, run: scripts/setup build"));
+    let output = output.unwrap_or_else(|e| panic!("{program}: {e}, run: scripts/setup crash"));
     assert!(output.status.success(), "{program} {args:?}: {output:?}");
 }
 

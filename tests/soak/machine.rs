@@ -351,6 +351,6 @@ fn fill(ballast: &Path, left: u64) {
 
 fn run(program: &str, arguments: &[&str], path: &Path) {
     let output = Command::new(program).args(arguments).arg(path).output();
-    let output = output.unwrap_or_else(|e| panic!("{program}: {e}, run: scripts/setup build"));
+    let output = output.unwrap_or_else(|e| panic!("{program}: {e}, run: scripts/setup crash"));
     assert!(output.status.success(), "{program}: {output:?}");
 }
