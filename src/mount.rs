@@ -244,6 +244,7 @@ impl Parts {
             ..remote_options(&config)?
         };
         let plain = remote::open(config.remote.as_given(), &options)?;
+        prepare(&plain)?;
         let store = Store::open(&config.backing, limits, clock.clone(), stats.clone())?;
         let store = Arc::new(store);
         let retry = RetryOptions {
@@ -456,6 +457,22 @@ impl Parts {
     }
 }
 
+/// Has the remote look for its directory, so that from now on it would be noticed if that went. A dead file server may keep
+/// the thread for ever, and us for a moment.
+fn prepare(remote: &Arc<dyn Remote>) -> io::Result<()> {
+    let (done, is_done) = crossbeam_channel::bounded::<()>(1);
+    let preparing = remote.clone();
+    threads::spawn("prepare", move || {
+        preparing.prepare();
+        drop(done);
+    })?;
+    // It ends by a hang-up, or is too late.
+    is_done.recv_timeout(PREPARE).ok();
+    Ok(())
+}
+
+/// How long a mount waits for that: a directory that is there takes microseconds.
+const PREPARE: Duration = Duration::from_millis(700);
 /// The FUSE device.
 const DEVICE: &str = "/dev/fuse";
 /// How often it is seen whether the session has ended.

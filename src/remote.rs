@@ -143,6 +143,10 @@ pub trait Remote: Send + Sync {
     /// The remote as its URL, without credentials.
     fn describe(&self) -> String;
 
+    /// Has it find what is on this machine now rather than with the first call. May block as long as any call; a failure
+    /// shows with the next one.
+    fn prepare(&self) {}
+
     /// Why it is not asked at the moment; `None` when all is well.
     fn trouble(&self) -> Option<Trouble> {
         None

@@ -83,6 +83,9 @@ pub trait Blobs: Send + Sync {
     /// Calls `each` with every key and its size, strangers' files too.
     fn list(&self, each: &mut dyn FnMut(&str, u64)) -> Result<(), RemoteError>;
 
+    /// As [`Remote::prepare`].
+    fn prepare(&self) {}
+
     /// The store as its URL, without credentials.
     fn describe(&self) -> String;
 }
@@ -306,6 +309,10 @@ impl<B: Blobs> Remote for BlobRemote<B> {
             .blobs
             .quarantine(&key, sig.as_str(), &self.encode.spool_dir);
         moved.map_err(|error| error.during(&self.doing("quarantine", sig)))
+    }
+
+    fn prepare(&self) {
+        self.blobs.prepare();
     }
 
     fn describe(&self) -> String {

@@ -10,7 +10,8 @@
 //!
 //! The hidden directory is also the mark that the file system is mounted: it is made by the first call that
 //! finds the directory and never again, so nothing is ever written below the mount point of an absent NFS server.
-//! Opening the remote touches nothing: a file server that is dead or not mounted yet keeps nobody from mounting us.
+//! Opening the remote touches nothing, and a mount waits only a moment for [`Remote::prepare`](crate::remote::Remote::prepare):
+//! a file server that is dead or not mounted yet keeps nobody from mounting us.
 
 use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, Cursor};
@@ -292,6 +293,12 @@ impl Blobs for Directory {
         self.miss(())?;
         self.walk("", LEVELS, each)
             .map_err(|error| self.error("list", &self.root, error))
+    }
+
+    fn prepare(&self) {
+        if let Err(error) = self.found() {
+            log::debug!("{error}");
+        }
     }
 
     fn describe(&self) -> String {
