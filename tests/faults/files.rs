@@ -188,8 +188,9 @@ fn a_directory_that_is_not_there_yet_is_mounted_with_a_warning_and_used_once_it_
     let later = workspace();
     let url = format!("file://{}/mnt/cache", later.path().display());
     let mounted = Mounted::new(&url);
-    let said = mounted.log();
-    assert!(said.contains("nor the directory above it"), "{said}");
+    wait_until("it is said", HEALED, || {
+        mounted.log().contains("nor the directory above it")
+    });
     assert!(!mounted.path().join(Push(1).entry()).exists());
     push(Push(2), mounted.path(), "before it is there");
     fs::create_dir(later.path().join("mnt")).unwrap();
