@@ -3,7 +3,7 @@
 //! [`Fetch::ask`] takes a waiter and returns at once; workers ask the remote, take the object into the store, and call
 //! every waiter. A waiter is told "not now" when the remote has not begun to answer in time, or when the content comes
 //! more slowly than it may; the fetch goes on and is there for the next who asks. What was waited for in vain
-//! comes out of a budget ([`patience`]); when that is spent, the remote is told ([`Remote::report`]), and while it is in
+//! comes out of a budget (`patience`); when that is spent, the remote is told ([`Remote::report`]), and while it is in
 //! trouble nobody waits at all. Who is late only because too many are before it says nothing about the remote.
 //! Recent misses are remembered, so that SCons' repeated looks at an absent entry cost one request.
 //!

@@ -1,7 +1,7 @@
 //! How fast bytes come, and whether that is fast enough.
 //!
 //! Only the time that is spent waiting for bytes counts, never what their reader does with them: a full disk here
-//! does not make a remote slow. [`Pace`] is the plain measure; [`Pacer`] puts it around the bodies of a store.
+//! does not make a remote slow. [`Pace`] is the plain measure; `Pacer` puts it around the bodies of a store.
 
 use std::io::{self, Read};
 use std::sync::Arc;

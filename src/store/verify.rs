@@ -121,6 +121,10 @@ impl Backing {
     pub fn each(&self, each: &mut dyn FnMut(Task) -> bool) -> io::Result<()> {
         // What is not synced yet has no record, or one of its forerunner.
         let unsynced = self.unsynced()?;
+        // First: which file an entry is cannot be told any more when it has been set aside.
+        if !self.each_pending(&unsynced, each)? {
+            return Ok(());
+        }
         let mut dirs = prefix_dirs(&self.root)?;
         dirs.sort_by(|a, b| a.prefix_digits().cmp(b.prefix_digits()));
         let (mut loaded, mut records) = ('-', Sums::default());
@@ -143,17 +147,18 @@ impl Backing {
                 }
             }
         }
-        self.each_pending(&unsynced, each)
+        Ok(())
     }
 
-    /// A link in the journal is the file of its entry, as a rule. Where it is not, the record is not of it.
+    /// A link in the journal is the file of its entry, as a rule. Where it is not, the record is not of it. False when
+    /// `each` wants no more.
     fn each_pending(
         &self,
         unsynced: &HashSet<Place>,
         each: &mut dyn FnMut(Task) -> bool,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         let Some(pending) = self.private_dir("pending")? else {
-            return Ok(());
+            return Ok(true);
         };
         let mut links = pending_links(&pending, |_, _| true)?;
         links.sort_by_key(|(_, place, _)| place.sig);
@@ -174,10 +179,10 @@ impl Backing {
                 recordable: false,
             };
             if !each(task) {
-                return Ok(());
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Looks at one thing.
