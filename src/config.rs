@@ -37,6 +37,9 @@ const DEFAULT_PENDING: u64 = 100_000;
 /// Default of `pending_size`, in percent of `size`: eviction may not touch what is pending, and an outage is no reason
 /// to have no cache.
 const PENDING_SHARE: u8 = 75;
+/// Default of `lookup_timeout`. A dead remote may cost a build three seconds in all: this much of waiting, and what it takes
+/// to notice that it was in vain.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most event loops by default: more only compete for the kernel's request queue.
 const MAX_EVENT_THREADS: usize = 16;
 
@@ -308,7 +311,7 @@ impl Draft {
                 self.push.unwrap_or_default()
             },
             negative_ttl: self.negative_ttl.unwrap_or(Duration::from_secs(10)),
-            lookup_timeout: self.lookup_timeout.unwrap_or(Duration::from_secs(3)),
+            lookup_timeout: self.lookup_timeout.unwrap_or(LOOKUP_TIMEOUT),
             drain_timeout: self.drain_timeout.unwrap_or(Duration::from_secs(60)),
             fetch_threads: self.fetch_threads.unwrap_or(16),
             upload_threads: self.upload_threads.unwrap_or(8),

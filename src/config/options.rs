@@ -87,7 +87,7 @@ pub static OPTIONS: &[OptionSpec] = &[
         "upload in the background, not at all, or before the rename returns", push => push),
     valued!("negative_ttl", "TIME", "10s",
         "how long an absent entry stays absent without asking again", duration => negative_ttl),
-    valued!("lookup_timeout", "TIME", "3s",
+    valued!("lookup_timeout", "TIME", "2s",
         "latest first byte of a lookup; what is later is a miss", some_duration => lookup_timeout),
     of_remote!("connect_timeout", "TIME", "800ms",
         "latest moment for a connection to stand", some_duration => connect_timeout),
