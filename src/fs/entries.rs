@@ -300,17 +300,25 @@ impl Fs {
         if content_len(&stat).is_none() || is_new && !pushed_too {
             return Err(Errno::NOENT);
         }
-        let last = self.keep_last(tree, &spot, &stat);
-        rustix::fs::unlinkat(root, &spot.path, AtFlags::empty())?;
-        tree.name_gone(
-            stat.st_ino,
-            dir.st_ino,
-            OsStr::new(place.sig.as_str()),
-            last,
-        );
+        self.take_name(tree, place, dir.st_ino, &stat)?;
+        Ok(dir.st_ino)
+    }
+
+    /// Removes the file `stat` from its place in the directory `dir`, whoever uses it. The kernel is still to be told.
+    fn take_name(
+        &self,
+        tree: &mut Tree,
+        place: &Place,
+        dir: u64,
+        stat: &Stat,
+    ) -> Result<(), Errno> {
+        let spot = self.place_spot(place);
+        let last = self.keep_last(tree, &spot, stat);
+        rustix::fs::unlinkat(self.store.root(), &spot.path, AtFlags::empty())?;
+        tree.name_gone(stat.st_ino, dir, OsStr::new(place.sig.as_str()), last);
         self.left(tree, &Name::Entry(*place), stat.st_ino);
         tree.epoch += 1;
-        Ok(dir.st_ino)
+        Ok(())
     }
 
     /// Calls `waiter` once that upload was tried.
@@ -338,27 +346,21 @@ impl Fs {
     pub fn lose(&self, place: &Place, ino: u64) {
         self.uploads.lost(place, ino);
         let root = self.store.root();
-        let spot = self.place_spot(place);
         let mut tree = self.tree_mut();
-        let Ok(stat) = spot.stat(root) else { return };
-        if stat.st_ino != ino {
+        let found = || {
+            let dir = rustix::fs::statat(root, place.dir(), AtFlags::SYMLINK_NOFOLLOW)?;
+            Ok::<_, Errno>((dir.st_ino, self.place_spot(place).stat(root)?))
+        };
+        let Some((dir, stat)) = found().ok().filter(|(_, stat)| stat.st_ino == ino) else {
             return;
-        }
-        let dir = rustix::fs::statat(root, place.dir(), AtFlags::SYMLINK_NOFOLLOW);
-        let last = self.keep_last(&tree, &spot, &stat);
-        if let Err(e) = rustix::fs::unlinkat(root, &spot.path, AtFlags::empty()) {
+        };
+        if let Err(e) = self.take_name(&mut tree, place, dir, &stat) {
             log::error!("cannot remove {}: {e}", place.sig);
             return;
         }
-        let name = place.sig.to_string();
-        if let Ok(dir) = &dir {
-            tree.name_gone(ino, dir.st_ino, OsStr::new(&name), last);
-        }
-        tree.epoch += 1;
         drop(tree);
-        self.store.removed(place);
-        if let (Ok(dir), Some(kernel)) = (dir, self.kernel.get()) {
-            kernel.forget_name(dir.st_ino, OsStr::new(&name));
+        if let Some(kernel) = self.kernel.get() {
+            kernel.forget_name(dir, OsStr::new(place.sig.as_str()));
         }
     }
 

@@ -12,6 +12,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType};
@@ -73,10 +74,10 @@ impl Store {
             let state = self.state();
             let calm = |state: &mut super::State| !state.stopped && !state.any_fresh;
             let woken = self.freshened.wait_while(state, calm);
-            let state = woken.expect("nothing panics while it holds this lock");
+            let state = woken.unwrap_or_else(PoisonError::into_inner);
             let running = |state: &mut super::State| !state.stopped;
             let woken = self.freshened.wait_timeout_while(state, TICK, running);
-            let state = woken.expect("nothing panics while it holds this lock").0;
+            let state = woken.unwrap_or_else(PoisonError::into_inner).0;
             let (stopped, newest) = (state.stopped, state.next_mark);
             drop(state);
             // A disk that fails would fail each file in every round; what waits keeps its marks.
