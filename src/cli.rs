@@ -27,7 +27,7 @@ use crate::config::Host;
 use crate::config::places;
 use crate::control::mounts::{MountTable, Mounted};
 use crate::logging::Audience;
-use crate::remote::Secret;
+use crate::remote::{Environment, Secret};
 use crate::sys;
 
 const EXIT_STATUS: &str = "\
@@ -123,6 +123,9 @@ impl Env {
             cache_home: dir("XDG_CACHE_HOME"),
             runtime_dir: dir("XDG_RUNTIME_DIR"),
             bearer: text("CACHEDIRFS_BEARER_TOKEN").map(Secret::new),
+            environment: Environment::new(std::env::vars_os().filter_map(|(name, value)| {
+                Some((name.into_string().ok()?, value.into_string().ok()?))
+            })),
             log_filter: text("CACHEDIRFS_LOG").or_else(|| text("RUST_LOG")),
             user_id: sys::user_id,
             group_id: sys::group_id,

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
-use crate::remote::{RemoteOptions, Secret};
+use crate::remote::{Environment, RemoteOptions, Secret};
 
 pub use places::RemoteUrl;
 pub use values::Amount;
@@ -180,6 +180,8 @@ pub struct Host {
     pub runtime_dir: Option<PathBuf>,
     /// CACHEDIRFS_BEARER_TOKEN.
     pub bearer: Option<Secret>,
+    /// What the clouds' own tools take from the environment.
+    pub environment: Environment,
     /// CACHEDIRFS_LOG or RUST_LOG.
     pub log_filter: Option<String>,
     /// The number of a user by name.
@@ -350,6 +352,7 @@ fn remote_options(typed: RemoteOptions, host: &Host) -> RemoteOptions {
         netrc_file: absolute(typed.netrc_file),
         ca_file: absolute(typed.ca_file),
         bearer: host.bearer.clone().filter(|_| !named),
+        environment: host.environment.clone(),
         ..typed
     }
 }

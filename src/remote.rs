@@ -15,11 +15,14 @@ pub mod blob;
 pub mod breaker;
 pub mod deadline;
 pub mod file;
+#[cfg(feature = "http")]
 pub mod http;
 pub mod memory;
 mod options;
 pub mod pace;
 pub mod retry;
+#[cfg(feature = "http")]
+mod runtime;
 #[cfg(test)]
 mod scripted;
 
@@ -27,14 +30,14 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::object::ObjectError;
 use crate::remote::blob::BlobRemote;
 use crate::signature::{Meta, Signature};
 
 pub use crate::object::{Arrived, Content, Format, Key, KeyError, Object};
-pub use options::{Layout, MIN_SPEED, RemoteOptions, Secret};
+pub use options::{Environment, Layout, MIN_SPEED, RemoteOptions, Secret};
 
 /// What became of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,12 +59,16 @@ pub enum Put {
 }
 
 /// One object met while listing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
     /// The entry.
     pub sig: Signature,
     /// Stored (encoded) size in bytes.
     pub size: u64,
+    /// When it was written or touched last, where the remote says so.
+    pub modified: Option<SystemTime>,
+    /// What the remote calls this version of it (an ETag), where it says so.
+    pub version: Option<String>,
 }
 
 /// What can be wrong with a remote as a whole.
@@ -133,6 +140,19 @@ pub trait Remote: Send + Sync {
 
     /// Calls `each` for every object, in no order. [`RemoteError::Unsupported`] where it cannot list.
     fn list(&self, each: &mut dyn FnMut(Listed)) -> Result<(), RemoteError>;
+
+    /// Has the remote count the object as used now, so that it does not expire, by the cheapest means there is;
+    /// `Ok(false)` when there is none.
+    fn touch(&self, sig: &Signature) -> Result<bool, RemoteError> {
+        self.exists(sig)
+    }
+
+    /// Removes an object if it is still the one that was listed: neither written nor touched since. `Ok(false)` when it
+    /// is not, or is gone.
+    fn delete_listed(&self, listed: &Listed) -> Result<bool, RemoteError> {
+        let what = format!("delete {} if it is unchanged: not offered here", listed.sig);
+        Err(RemoteError::Unsupported(what))
+    }
 
     /// Puts the object under `sig` where no reader finds it, without deleting it; where to, or `None` when there is none.
     fn quarantine(&self, sig: &Signature) -> Result<Option<String>, RemoteError> {
@@ -282,6 +302,13 @@ pub fn directory(url: &str) -> Option<PathBuf> {
     is_file.then(|| url.to_file_path().ok()).flatten()
 }
 
+/// Every scheme that [`open`] knows, and whether it was compiled in.
+const SCHEMES: [(&str, bool); 3] = [
+    ("file", true),
+    ("http", cfg!(feature = "http")),
+    ("https", cfg!(feature = "http")),
+];
+
 /// The remote that `url` names. **The only list of schemes.**
 pub fn open(url: &str, options: &RemoteOptions) -> Result<Arc<dyn Remote>, RemoteError> {
     options.check()?;
@@ -291,16 +318,13 @@ pub fn open(url: &str, options: &RemoteOptions) -> Result<Arc<dyn Remote>, Remot
             file::Directory::open(&parsed, options.umask)?,
             options,
         )),
+        #[cfg(feature = "http")]
         "http" | "https" => Arc::new(BlobRemote::new(
             http::Http::open(&parsed, options)?,
             options,
         )),
         other => {
-            return Err(options::unknown_scheme(
-                url,
-                other,
-                &["file", "http", "https"],
-            ));
+            return Err(options::unknown_scheme(url, other, &SCHEMES));
         }
     })
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use cachedirfs::clock::ManualClock;
 use cachedirfs::config::{Config, Host};
-use cachedirfs::remote::{RemoteOptions, Secret, open};
+use cachedirfs::remote::{Environment, RemoteOptions, Secret, open};
 use cachedirfs::stats::Stats;
 use cachedirfs::store::{Limits, Store};
 use proptest::prelude::*;
@@ -30,6 +30,7 @@ fn host() -> Host {
         cache_home: None,
         runtime_dir: None,
         bearer: Some(Secret::new(PASSWORD)),
+        environment: Environment::default(),
         log_filter: None,
         user_id: |_| None,
         group_id: |_| None,

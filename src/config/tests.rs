@@ -1,5 +1,5 @@
 use super::*;
-use crate::remote::{Format, Layout};
+use crate::remote::{Environment, Format, Layout};
 use proptest::prelude::*;
 
 fn host() -> Host {
@@ -11,6 +11,7 @@ fn host() -> Host {
         cache_home: None,
         runtime_dir: None,
         bearer: None,
+        environment: Environment::default(),
         log_filter: None,
         user_id: |name| (name == "build").then_some(501),
         group_id: |name| (name == "ci").then_some(502),

@@ -11,6 +11,7 @@ use std::io::{self, Read};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use lru::LruCache;
 
@@ -33,6 +34,31 @@ pub enum Written {
     Stored,
     /// Something is there under that key, and it was to stay.
     Exists,
+}
+
+/// What stands under a key, as met while listing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored<'a> {
+    /// The key.
+    pub key: &'a str,
+    /// Bytes.
+    pub size: u64,
+    /// When it was written or touched last, where the store says so.
+    pub modified: Option<SystemTime>,
+    /// What the store calls this version of it (an ETag), where it says so.
+    pub version: Option<&'a str>,
+}
+
+impl<'a> Stored<'a> {
+    /// So many bytes under `key`; more is not known.
+    pub fn new(key: &'a str, size: u64) -> Self {
+        Self {
+            key,
+            size,
+            modified: None,
+            version: None,
+        }
+    }
 }
 
 /// A dumb store of bytes by key. Keys are hex digits and `/`. The contract of [`Remote`] holds: one
@@ -80,8 +106,20 @@ pub trait Blobs: Send + Sync {
         Ok(Some(to))
     }
 
-    /// Calls `each` with every key and its size, strangers' files too.
-    fn list(&self, each: &mut dyn FnMut(&str, u64)) -> Result<(), RemoteError>;
+    /// Calls `each` with everything that is there, strangers' files too.
+    fn list(&self, each: &mut dyn FnMut(Stored<'_>)) -> Result<(), RemoteError>;
+
+    /// As [`Remote::touch`]. A store that counts reads as use need not do more than this.
+    fn touch(&self, key: &str) -> Result<bool, RemoteError> {
+        self.exists(key)
+    }
+
+    /// Removes what was listed if it is still that: neither written nor touched since; `Ok(false)` when it is not.
+    fn delete_listed(&self, listed: Stored<'_>) -> Result<bool, RemoteError> {
+        let (url, key) = (self.describe(), listed.key);
+        let what = format!("delete {url}{key} if it is unchanged: not offered here");
+        Err(RemoteError::Unsupported(what))
+    }
 
     /// As [`Remote::prepare`].
     fn prepare(&self) {}
@@ -296,10 +334,29 @@ impl<B: Blobs> Remote for BlobRemote<B> {
     }
 
     fn list(&self, each: &mut dyn FnMut(Listed)) -> Result<(), RemoteError> {
-        self.blobs.list(&mut |key, size| {
-            if let Some(sig) = self.layout.parse(key) {
-                each(Listed { sig, size });
+        self.blobs.list(&mut |found| {
+            if let Some(sig) = self.layout.parse(found.key) {
+                each(Listed {
+                    sig,
+                    size: found.size,
+                    modified: found.modified,
+                    version: found.version.map(str::to_owned),
+                });
             }
+        })
+    }
+
+    fn touch(&self, sig: &Signature) -> Result<bool, RemoteError> {
+        self.blobs.touch(&self.layout.key(sig))
+    }
+
+    fn delete_listed(&self, listed: &Listed) -> Result<bool, RemoteError> {
+        let key = self.layout.key(&listed.sig);
+        self.blobs.delete_listed(Stored {
+            key: &key,
+            size: listed.size,
+            modified: listed.modified,
+            version: listed.version.as_deref(),
         })
     }
 

@@ -334,6 +334,25 @@ impl Remote for Breaker {
             .judged(on_write, || self.inner.list(each))
     }
 
+    fn touch(&self, sig: &Signature) -> Result<bool, RemoteError> {
+        self.begin("touch")?
+            .judged(on_write, || self.inner.touch(sig))
+    }
+
+    fn delete_listed(&self, listed: &Listed) -> Result<bool, RemoteError> {
+        self.begin("delete")?
+            .judged(on_write, || self.inner.delete_listed(listed))
+    }
+
+    fn quarantine(&self, sig: &Signature) -> Result<Option<String>, RemoteError> {
+        self.begin("quarantine")?
+            .judged(on_write, || self.inner.quarantine(sig))
+    }
+
+    fn prepare(&self) {
+        self.inner.prepare();
+    }
+
     fn describe(&self) -> String {
         self.inner.describe()
     }

@@ -232,6 +232,25 @@ impl Remote for Deadline {
         self.asked("list", limit, || self.inner.list(each))
     }
 
+    fn touch(&self, sig: &Signature) -> Result<bool, RemoteError> {
+        let limit = self.calls.options.whole;
+        self.asked("touch", limit, || self.inner.touch(sig))
+    }
+
+    fn delete_listed(&self, listed: &Listed) -> Result<bool, RemoteError> {
+        let limit = self.calls.options.whole;
+        self.asked("delete", limit, || self.inner.delete_listed(listed))
+    }
+
+    fn quarantine(&self, sig: &Signature) -> Result<Option<String>, RemoteError> {
+        let limit = self.calls.options.whole;
+        self.asked("quarantine", limit, || self.inner.quarantine(sig))
+    }
+
+    fn prepare(&self) {
+        self.inner.prepare();
+    }
+
     fn describe(&self) -> String {
         self.inner.describe()
     }

@@ -22,12 +22,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use reqwest::Url;
 use tempfile::NamedTempFile;
+use url::Url;
 
 use crate::object::{Blob, Payload};
 use crate::remote::RemoteError;
-use crate::remote::blob::{Blobs, Written};
+use crate::remote::blob::{Blobs, Stored, Written};
 use crate::signature::Meta;
 
 /// Where objects are before they have a name. Listing passes over names that begin with a dot.
@@ -182,7 +182,7 @@ impl Directory {
         }
     }
 
-    fn walk(&self, key: &str, levels: usize, each: &mut dyn FnMut(&str, u64)) -> io::Result<()> {
+    fn walk(&self, key: &str, levels: usize, each: &mut dyn FnMut(Stored<'_>)) -> io::Result<()> {
         for entry in fs::read_dir(self.root.join(key))? {
             let entry = entry?;
             let Ok(name) = entry.file_name().into_string() else {
@@ -202,7 +202,7 @@ impl Directory {
             } else if kind.is_dir() {
                 Ok(())
             } else {
-                entry.metadata().map(|meta| each(&key, meta.len()))
+                entry.metadata().map(|meta| each(stored(&key, &meta)))
             };
             // Others delete while we walk.
             listed.or_else(|error| {
@@ -289,7 +289,7 @@ impl Blobs for Directory {
         }
     }
 
-    fn list(&self, each: &mut dyn FnMut(&str, u64)) -> Result<(), RemoteError> {
+    fn list(&self, each: &mut dyn FnMut(Stored<'_>)) -> Result<(), RemoteError> {
         self.miss(())?;
         self.walk("", LEVELS, each)
             .map_err(|error| self.error("list", &self.root, error))
@@ -303,6 +303,15 @@ impl Blobs for Directory {
 
     fn describe(&self) -> String {
         self.url.clone()
+    }
+}
+
+fn stored<'a>(key: &'a str, meta: &Metadata) -> Stored<'a> {
+    Stored {
+        key,
+        size: meta.len(),
+        modified: meta.modified().ok(),
+        version: None,
     }
 }
 
@@ -398,7 +407,9 @@ mod tests {
 
     fn keys(store: &Directory) -> Vec<String> {
         let mut keys = Vec::new();
-        store.list(&mut |key, _| keys.push(key.to_owned())).unwrap();
+        store
+            .list(&mut |found| keys.push(found.key.to_owned()))
+            .unwrap();
         keys
     }
 
@@ -463,7 +474,7 @@ mod tests {
             );
             assert!(store.get("AB/x").err().unwrap().is_transient());
             assert!(store.exists("AB/x").unwrap_err().is_transient());
-            assert!(store.list(&mut |_, _| ()).unwrap_err().is_transient());
+            assert!(store.list(&mut |_| ()).unwrap_err().is_transient());
         }
         assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
     }

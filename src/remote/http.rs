@@ -14,11 +14,11 @@
 //!
 //! This module knows neither objects nor signatures.
 
-mod auth;
-mod body;
-mod client;
+pub(super) mod auth;
+pub(super) mod body;
+pub(super) mod client;
 mod listing;
-mod status;
+pub(super) mod status;
 
 use std::collections::HashSet;
 use std::io::BufReader;
@@ -27,10 +27,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use reqwest::header::{ACCEPT, IF_NONE_MATCH, RANGE};
 use reqwest::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{Method, StatusCode};
+use url::Url;
 
 use crate::object::{Blob, Payload};
-use crate::remote::blob::{Blobs, Written, first_bytes};
+use crate::remote::blob::{Blobs, Stored, Written, first_bytes};
 use crate::remote::http::auth::Auth;
 use crate::remote::http::client::{Answer, Client, Request};
 use crate::remote::http::listing::Entry;
@@ -188,14 +189,14 @@ impl Http {
         &self,
         key: &str,
         levels: usize,
-        each: &mut dyn FnMut(&str, u64),
+        each: &mut dyn FnMut(Stored<'_>),
     ) -> Result<(), RemoteError> {
         let Some(entries) = self.read_collection(key)? else {
             return Ok(());
         };
         for entry in entries {
             match entry {
-                Entry::File { name, size } => each(&format!("{key}{name}"), size),
+                Entry::File { name, size } => each(Stored::new(&format!("{key}{name}"), size)),
                 Entry::Collection { name } if levels > 1 && listing::is_prefix(&name) => {
                     self.walk(&format!("{key}{name}/"), levels - 1, each)?;
                 }
@@ -288,7 +289,7 @@ impl Blobs for Http {
         }
     }
 
-    fn list(&self, each: &mut dyn FnMut(&str, u64)) -> Result<(), RemoteError> {
+    fn list(&self, each: &mut dyn FnMut(Stored<'_>)) -> Result<(), RemoteError> {
         self.walk("", LEVELS, each)
     }
 

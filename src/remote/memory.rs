@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::object::{Blob, Payload};
 use crate::remote::RemoteError;
-use crate::remote::blob::{Blobs, Written};
+use crate::remote::blob::{Blobs, Stored, Written};
 
 /// Blobs in memory. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Memory(Arc<Mutex<BTreeMap<String, Stored>>>);
+pub struct Memory(Arc<Mutex<BTreeMap<String, Bytes>>>);
 
-type Stored = Arc<[u8]>;
+type Bytes = Arc<[u8]>;
 
 impl Memory {
     /// What is stored under `key`.
@@ -27,7 +27,7 @@ impl Memory {
         self.lock().insert(key.to_owned(), bytes.into());
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Stored>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -67,14 +67,14 @@ impl Blobs for Memory {
         Ok(self.lock().remove(key).is_some())
     }
 
-    fn list(&self, each: &mut dyn FnMut(&str, u64)) -> Result<(), RemoteError> {
+    fn list(&self, each: &mut dyn FnMut(Stored<'_>)) -> Result<(), RemoteError> {
         let copied: Vec<_> = self
             .lock()
             .iter()
             .map(|(key, blob)| (key.clone(), blob.len()))
             .collect();
         for (key, len) in copied {
-            each(&key, len as u64);
+            each(Stored::new(&key, len as u64));
         }
         Ok(())
     }

@@ -1,12 +1,13 @@
 //! What can be said about a remote besides its URL, and the URL itself, parsed at the door.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::Url;
+use url::Url;
 
 use crate::clock::{Clock, SystemClock};
 use crate::object::{EncodeOptions, Format, Key};
@@ -81,8 +82,48 @@ impl Secret {
     }
 
     /// The credential itself, for the request's header alone.
+    #[cfg_attr(not(feature = "http"), allow(dead_code))]
     pub(super) fn reveal(&self) -> &str {
         &self.0
+    }
+}
+
+/// Variables of the environment that stores of objects take credentials and regions from: those of the command
+/// that was typed. The values never show.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Environment(BTreeMap<String, String>);
+
+impl Environment {
+    /// What the names of such variables begin with; `HOME` is one more.
+    pub const PREFIXES: [&str; 5] = ["AWS_", "AZURE_", "GOOGLE_", "GCE_", "IDENTITY_"];
+
+    /// Takes out of `variables` what concerns remotes.
+    pub fn new(variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        let concerns = |name: &str| {
+            name == "HOME" || Self::PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        };
+        Self(
+            variables
+                .into_iter()
+                .filter(|(name, value)| concerns(name) && !value.is_empty())
+                .collect(),
+        )
+    }
+
+    /// The value of a variable.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// All of them, for a library that looks them up itself.
+    pub fn all(&self) -> &BTreeMap<String, String> {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
     }
 }
 
@@ -131,6 +172,8 @@ pub struct RemoteOptions {
     pub bearer: Option<Secret>,
     /// Certificate authorities (PEM) that are trusted besides the system's.
     pub ca_file: Option<PathBuf>,
+    /// What the environment says about credentials.
+    pub environment: Environment,
 }
 
 impl Default for RemoteOptions {
@@ -152,6 +195,7 @@ impl Default for RemoteOptions {
             bearer_file: None,
             bearer: None,
             ca_file: None,
+            environment: Environment::default(),
         }
     }
 }
@@ -213,10 +257,18 @@ pub(super) fn parse_url(text: &str) -> Result<Url, RemoteError> {
 }
 
 /// The error for a scheme that nobody serves.
-pub(super) fn unknown_scheme(text: &str, scheme: &str, known: &[&str]) -> RemoteError {
-    let (url, known) = (redacted(text), known.join(", "));
+pub(super) fn unknown_scheme(text: &str, scheme: &str, known: &[(&str, bool)]) -> RemoteError {
+    let url = redacted(text);
+    if known.contains(&(scheme, false)) {
+        return RemoteError::Misconfigured(format!(
+            "remote {url:?}: this cachedirfs was built without {scheme}; build it with cargo's default features"
+        ));
+    }
+    let here = known.iter().filter(|(_, built)| *built);
+    let names: Vec<_> = here.map(|(name, _)| *name).collect();
     RemoteError::Misconfigured(format!(
-        "remote {url:?}: unknown scheme {scheme:?}; known are {known}"
+        "remote {url:?}: unknown scheme {scheme:?}; known are {}",
+        names.join(", ")
     ))
 }
 

@@ -106,6 +106,23 @@ impl Remote for Retry {
         self.inner.list(each)
     }
 
+    fn touch(&self, sig: &Signature) -> Result<bool, RemoteError> {
+        self.inner.touch(sig)
+    }
+
+    /// Once, as [`Self::delete`].
+    fn delete_listed(&self, listed: &Listed) -> Result<bool, RemoteError> {
+        self.inner.delete_listed(listed)
+    }
+
+    fn quarantine(&self, sig: &Signature) -> Result<Option<String>, RemoteError> {
+        self.inner.quarantine(sig)
+    }
+
+    fn prepare(&self) {
+        self.inner.prepare();
+    }
+
     fn describe(&self) -> String {
         self.inner.describe()
     }

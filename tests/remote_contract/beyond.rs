@@ -6,11 +6,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use cachedirfs::remote::blob::BlobRemote;
+use cachedirfs::remote::memory::Memory;
 use cachedirfs::remote::{Layout, Put, Remote, RemoteError, RemoteOptions, open};
 use cachedirfs::signature::Meta;
 use tempfile::TempDir;
 
-use super::cases::{Store, file, keyed, memory, plain, raw, served, tls};
+use super::cases::{Store, file, in_memory, keyed, plain, raw, served, tls};
 use super::{bytes, get, is_corrupt, noise, put, sig};
 use crate::support::servers::{BODY_MAX_MIB, Flaw, Nginx, PASSWORD, Server, TOKEN, USER, program};
 
@@ -250,11 +251,9 @@ fn an_existing_cachedir_is_read_as_it_is() {
 /// Two mounts with a key and without one share a store: the holder repairs what it does not believe.
 #[test]
 fn what_a_stranger_wrote_is_not_believed_and_is_written_over() {
-    let strangers = memory(plain());
-    let Store::Memory(store) = &strangers.store else {
-        unreachable!("memory")
-    };
-    let ours = BlobRemote::new(store.clone(), &keyed());
+    let store = Memory::default();
+    let strangers = in_memory(&store, plain());
+    let ours = BlobRemote::new(store, &keyed());
     put(&strangers, &sig("x"), b"evil");
     assert!(matches!(
         ours.get(&sig("x")).map(|_| ()),

@@ -1,18 +1,22 @@
 //! The remotes to be tried, each with a way into its store.
 
+use std::any::Any;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cachedirfs::clock::SystemClock;
-use cachedirfs::remote::blob::BlobRemote;
+use cachedirfs::object::Payload;
+use cachedirfs::remote::blob::{BlobRemote, Blobs, Written};
 use cachedirfs::remote::breaker::{Breaker, BreakerOptions};
 use cachedirfs::remote::deadline::{Deadline, DeadlineOptions};
 use cachedirfs::remote::memory::Memory;
 use cachedirfs::remote::retry::{Retry, RetryOptions};
-use cachedirfs::remote::{Format, Key, Layout, Remote, RemoteOptions, Secret, open};
+use cachedirfs::remote::{Content, Format, Key, Layout, Remote, RemoteOptions, Secret, open};
+use cachedirfs::signature::Meta;
 use tempfile::TempDir;
 
 use crate::support::servers::{Nginx, PASSWORD, Server, TOKEN, USER};
@@ -24,18 +28,25 @@ pub(super) struct Case {
     pub(super) store: Store,
     /// Ended with the case.
     pub(super) server: Option<Server>,
-    _dir: Option<TempDir>,
+    /// Whatever else ends with the case: a server of another kind, a directory.
+    pub(super) _held: Option<Box<dyn Any + Send + Sync>>,
 }
 
 pub(super) enum Store {
-    Memory(Memory),
+    /// A second way to the same store, past what is being tried.
+    Blobs(Box<dyn Blobs>),
     Dir(PathBuf),
 }
 
 impl Store {
     pub(super) fn set(&self, key: &str, bytes: &[u8]) {
         match self {
-            Self::Memory(memory) => memory.set(key, bytes),
+            Self::Blobs(blobs) => {
+                let content = Content::Bytes(bytes.to_vec());
+                let hash = content.hash().unwrap();
+                let payload = Payload::raw(Meta::file(0o644), &content, hash).unwrap();
+                assert_eq!(blobs.put(key, &payload, false).unwrap(), Written::Stored);
+            }
             Self::Dir(root) => {
                 let path = root.join(key);
                 let parent = path.parent().unwrap();
@@ -49,21 +60,29 @@ impl Store {
 
     pub(super) fn bytes(&self, key: &str) -> Vec<u8> {
         match self {
-            Self::Memory(memory) => memory.bytes(key).unwrap(),
+            Self::Blobs(blobs) => {
+                let mut bytes = Vec::new();
+                let mut blob = blobs.get(key).unwrap().unwrap();
+                blob.body.read_to_end(&mut bytes).unwrap();
+                bytes
+            }
             Self::Dir(root) => fs::read(root.join(key)).unwrap(),
         }
     }
 }
 
 pub(super) fn memory(options: RemoteOptions) -> Case {
-    let memory = Memory::default();
+    in_memory(&Memory::default(), options)
+}
+
+pub(super) fn in_memory(memory: &Memory, options: RemoteOptions) -> Case {
     let remote = Arc::new(BlobRemote::new(memory.clone(), &options));
     Case {
         remote,
         options,
-        store: Store::Memory(memory),
+        store: Store::Blobs(Box::new(memory.clone())),
         server: None,
-        _dir: None,
+        _held: None,
     }
 }
 
@@ -76,7 +95,7 @@ pub(super) fn file(options: RemoteOptions) -> Case {
         options,
         store,
         server: None,
-        _dir: Some(dir),
+        _held: Some(Box::new(dir)),
     }
 }
 
@@ -88,7 +107,7 @@ pub(super) fn served_at(url: &str, server: Server, options: RemoteOptions) -> Ca
         options,
         store,
         server: Some(server),
-        _dir: None,
+        _held: None,
     }
 }
 

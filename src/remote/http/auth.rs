@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
 use percent_encoding::percent_decode_str;
-use reqwest::{RequestBuilder, Url};
+use reqwest::RequestBuilder;
+use url::Url;
 
 use crate::remote::{RemoteError, RemoteOptions, Secret};
 
 /// Where credentials come from, and what they are now.
 #[derive(Debug)]
-pub(super) struct Auth {
+pub(in crate::remote) struct Auth {
     source: Source,
     current: RwLock<Option<Credentials>>,
 }
@@ -33,14 +34,14 @@ enum Source {
 
 /// What goes into one `Authorization` header.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Credentials {
+pub(in crate::remote) enum Credentials {
     Basic(Secret, Secret),
     Bearer(Secret),
 }
 
 impl Credentials {
     /// `request` with them.
-    pub(super) fn apply(&self, request: RequestBuilder) -> RequestBuilder {
+    pub(in crate::remote) fn apply(&self, request: RequestBuilder) -> RequestBuilder {
         match self {
             Self::Basic(user, password) => {
                 request.basic_auth(user.reveal(), Some(password.reveal()))
@@ -63,7 +64,7 @@ impl Credentials {
 
 impl Auth {
     /// The credentials for `url`. Files are read now, so that a wrong one is known at once.
-    pub(super) fn new(url: &Url, options: &RemoteOptions) -> Result<Self, RemoteError> {
+    pub(in crate::remote) fn new(url: &Url, options: &RemoteOptions) -> Result<Self, RemoteError> {
         let (source, fixed) = Source::choose(url, options)?;
         let current = source.read()?.or(fixed);
         Ok(Self {
@@ -73,7 +74,7 @@ impl Auth {
     }
 
     /// What to send.
-    pub(super) fn current(&self) -> Option<Credentials> {
+    pub(in crate::remote) fn current(&self) -> Option<Credentials> {
         self.current
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -81,7 +82,7 @@ impl Auth {
     }
 
     /// `used` was refused: the ones to try instead, if there are others by now.
-    pub(super) fn instead_of(&self, used: Option<&Credentials>) -> Option<Credentials> {
+    pub(in crate::remote) fn instead_of(&self, used: Option<&Credentials>) -> Option<Credentials> {
         // A file that cannot be read now is being replaced: the old ones stay.
         if let Ok(Some(fresh)) = self.source.read() {
             *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(fresh);

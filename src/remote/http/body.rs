@@ -16,7 +16,7 @@ const CHUNK: usize = 128 << 10;
 
 /// How an upload is going, seen from outside.
 #[derive(Clone, Debug)]
-pub(super) struct Progress(Arc<Shared>);
+pub(in crate::remote) struct Progress(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -27,7 +27,7 @@ struct Shared {
 
 impl Progress {
     /// Nothing yet of `total` bytes.
-    pub(super) fn of(total: u64) -> Self {
+    pub(in crate::remote) fn of(total: u64) -> Self {
         Self(Arc::new(Shared {
             total,
             ..Shared::default()
@@ -35,17 +35,17 @@ impl Progress {
     }
 
     /// Whether all of it was handed to the connection.
-    pub(super) fn is_complete(&self) -> bool {
+    pub(in crate::remote) fn is_complete(&self) -> bool {
         self.sent() >= self.0.total
     }
 
     /// Bytes handed to the connection so far.
-    pub(super) fn sent(&self) -> u64 {
+    pub(in crate::remote) fn sent(&self) -> u64 {
         self.0.sent.load(Ordering::Relaxed)
     }
 
     /// Why the payload could not be read, if that is what ended the request.
-    pub(super) fn failure(&self) -> Option<RemoteError> {
+    pub(in crate::remote) fn failure(&self) -> Option<RemoteError> {
         self.0
             .failed
             .lock()
@@ -70,7 +70,7 @@ impl Progress {
 }
 
 /// `payload` as the body of one request; it may come from a disk, so it is read by threads that may block.
-pub(super) fn upload(payload: &Payload, progress: Progress) -> Body {
+pub(in crate::remote) fn upload(payload: &Payload, progress: Progress) -> Body {
     let start = (payload.reader(), progress);
     Body::wrap_stream(stream::try_unfold(start, |(reader, progress)| async move {
         let (chunk, reader) = spawn_blocking(|| read_chunk(reader))

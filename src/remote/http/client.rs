@@ -1,10 +1,10 @@
-//! One request and its answer, from a thread that blocks. The only async code of the program: reqwest on
-//! a private runtime, driven with `block_on`.
+//! One request and its answer, from a thread that blocks. Async code, driven with `block_on`: reqwest on
+//! the runtime that all remotes share.
 //!
 //! A request follows redirects within its scheme, and sends credentials only to the origin of the
 //! remote's URL. It is asked again with fresh credentials when they were rotated. Nothing else is retried here.
 //!
-//! The runtime has threads: a [`Client`] must be made after the process went to the background.
+//! That has threads: a [`Client`] must be made after the process went to the background.
 
 use std::future::Future;
 use std::io::{self, Read};
@@ -13,23 +13,21 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
-use reqwest::{Certificate, Method, Response, StatusCode, Url, redirect};
+use reqwest::{Certificate, Method, Response, StatusCode, redirect};
 use rustls::CertificateError;
-use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
+use url::Url;
 
 use crate::object::Payload;
 use crate::remote::http::auth::{Auth, Credentials};
 use crate::remote::http::body::{self, Progress};
 use crate::remote::http::{content_length, status};
 use crate::remote::pace::slowness;
+use crate::remote::runtime::{self, Shared};
 use crate::remote::{RemoteError, RemoteOptions};
 
 /// Redirects of one request. Caches redirect once (to a mirror or with a slash) if at all.
 const REDIRECTS_MAX: usize = 5;
-
-/// Threads that drive connections; the work on the bytes is done by the callers.
-const RUNTIME_THREADS: usize = 2;
 
 /// Idle connections are closed before nginx does it (75 s): it would close one as we send on it.
 const POOL_IDLE: Duration = Duration::from_secs(60);
@@ -43,7 +41,7 @@ const STALLS_AFTER_UPLOAD: u32 = 12;
 const DRAIN_MAX: u64 = 64 << 10;
 
 /// An HTTP client for one server.
-pub(super) struct Client {
+pub(in crate::remote) struct Client {
     engine: Arc<Engine>,
     auth: Auth,
     origin: Url,
@@ -51,15 +49,14 @@ pub(super) struct Client {
 
 /// What outlives the client in the readers of its answers.
 struct Engine {
-    /// Taken only by `drop`.
-    runtime: Option<Runtime>,
+    runtime: Arc<Shared>,
     http: reqwest::Client,
     stall: Duration,
     min_speed: u64,
 }
 
 /// One request.
-pub(super) struct Request<'a> {
+pub(in crate::remote) struct Request<'a> {
     method: Method,
     url: Url,
     headers: HeaderMap,
@@ -73,14 +70,14 @@ enum Upload<'a> {
 }
 
 /// An answer, whatever its status.
-pub(super) struct Answer {
+pub(in crate::remote) struct Answer {
     engine: Arc<Engine>,
     subject: String,
     response: Response,
 }
 
 impl<'a> Request<'a> {
-    pub(super) fn new(method: Method, url: Url) -> Self {
+    pub(in crate::remote) fn new(method: Method, url: Url) -> Self {
         Self {
             method,
             url,
@@ -89,17 +86,17 @@ impl<'a> Request<'a> {
         }
     }
 
-    pub(super) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+    pub(in crate::remote) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
         self
     }
 
-    pub(super) fn with_body(mut self, payload: &'a Payload) -> Self {
+    pub(in crate::remote) fn with_body(mut self, payload: &'a Payload) -> Self {
         self.body = Upload::Payload(payload);
         self
     }
 
-    pub(super) fn with_text(mut self, text: &'static str) -> Self {
+    pub(in crate::remote) fn with_text(mut self, text: &'static str) -> Self {
         self.body = Upload::Text(text);
         self
     }
@@ -118,20 +115,14 @@ impl<'a> Request<'a> {
 
 impl Client {
     /// A client that sends credentials to the origin of `base` only.
-    pub(super) fn new(
+    pub(in crate::remote) fn new(
         base: &Url,
         auth: Auth,
         options: &RemoteOptions,
     ) -> Result<Self, RemoteError> {
         let http = build(base, options)?;
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(RUNTIME_THREADS)
-            .thread_name("cachedirfs-http")
-            .enable_all()
-            .build()
-            .map_err(|error| RemoteError::Local(format!("start the HTTP threads: {error}")))?;
         let engine = Engine {
-            runtime: Some(runtime),
+            runtime: runtime::shared()?,
             http,
             stall: options.stall_timeout,
             min_speed: options.min_speed,
@@ -144,7 +135,7 @@ impl Client {
     }
 
     /// Sends `request` and waits for the head of the answer.
-    pub(super) fn send(&self, request: &Request<'_>) -> Result<Answer, RemoteError> {
+    pub(in crate::remote) fn send(&self, request: &Request<'_>) -> Result<Answer, RemoteError> {
         let mut url = request.url.clone();
         let mut credentials = self.auth.current();
         let mut redirects = 0;
@@ -341,10 +332,7 @@ fn distrust(wrong: &CertificateError) -> String {
 
 impl Engine {
     fn run<F: Future>(&self, future: F) -> F::Output {
-        self.runtime
-            .as_ref()
-            .expect("taken only by drop")
-            .block_on(future)
+        self.runtime.run(future)
     }
 
     /// The next bytes of a body; empty at its end.
@@ -357,35 +345,26 @@ impl Engine {
     }
 }
 
-impl Drop for Engine {
-    /// Does not wait: a name lookup may hang in one of its threads.
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
 impl Answer {
-    pub(super) fn status(&self) -> StatusCode {
+    pub(in crate::remote) fn status(&self) -> StatusCode {
         self.response.status()
     }
 
-    pub(super) fn headers(&self) -> &HeaderMap {
+    pub(in crate::remote) fn headers(&self) -> &HeaderMap {
         self.response.headers()
     }
 
     /// Method and URL, for errors.
-    pub(super) fn subject(&self) -> &str {
+    pub(in crate::remote) fn subject(&self) -> &str {
         &self.subject
     }
 
     /// Length of its body, where the server says so.
-    pub(super) fn len(&self) -> Option<u64> {
+    pub(in crate::remote) fn len(&self) -> Option<u64> {
         content_length(self.headers())
     }
 
-    pub(super) fn is_type(&self, wanted: &str) -> bool {
+    pub(in crate::remote) fn is_type(&self, wanted: &str) -> bool {
         let given = self
             .headers()
             .get(CONTENT_TYPE)
@@ -396,14 +375,14 @@ impl Answer {
     }
 
     /// The error that it stands for.
-    pub(super) fn into_error(self) -> RemoteError {
+    pub(in crate::remote) fn into_error(self) -> RemoteError {
         let error = status::error(&self.subject, self.status(), self.headers());
         self.drain();
         error
     }
 
     /// Its body.
-    pub(super) fn into_reader(self) -> AnswerReader {
+    pub(in crate::remote) fn into_reader(self) -> AnswerReader {
         AnswerReader {
             answer: self,
             chunk: io::Cursor::default(),
@@ -454,7 +433,7 @@ impl Answer {
 }
 
 /// The body of an answer.
-pub(super) struct AnswerReader {
+pub(in crate::remote) struct AnswerReader {
     answer: Answer,
     chunk: io::Cursor<Vec<u8>>,
 }

@@ -8,17 +8,17 @@ use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use crate::remote::RemoteError;
 
 /// There is no such object.
-pub(super) fn is_miss(status: StatusCode) -> bool {
+pub(in crate::remote) fn is_miss(status: StatusCode) -> bool {
     matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
 }
 
 /// A PUT or MKCOL below a collection that is not there: 409 by the book, 404 from some.
-pub(super) fn lacks_parent(status: StatusCode) -> bool {
+pub(in crate::remote) fn lacks_parent(status: StatusCode) -> bool {
     matches!(status, StatusCode::CONFLICT | StatusCode::NOT_FOUND)
 }
 
 /// MKCOL of what is there already (405), or is being made (409, 423).
-pub(super) fn may_exist(status: StatusCode) -> bool {
+pub(in crate::remote) fn may_exist(status: StatusCode) -> bool {
     matches!(
         status,
         StatusCode::METHOD_NOT_ALLOWED | StatusCode::CONFLICT | StatusCode::LOCKED
@@ -26,7 +26,7 @@ pub(super) fn may_exist(status: StatusCode) -> bool {
 }
 
 /// The server wants other credentials.
-pub(super) fn is_refused(status: StatusCode) -> bool {
+pub(in crate::remote) fn is_refused(status: StatusCode) -> bool {
     matches!(
         status,
         StatusCode::UNAUTHORIZED
@@ -36,7 +36,11 @@ pub(super) fn is_refused(status: StatusCode) -> bool {
 }
 
 /// The error that an answer stands for. `subject` is method and URL.
-pub(super) fn error(subject: &str, status: StatusCode, headers: &HeaderMap) -> RemoteError {
+pub(in crate::remote) fn error(
+    subject: &str,
+    status: StatusCode,
+    headers: &HeaderMap,
+) -> RemoteError {
     let with = |hint: &str| format!("{subject}: {status}{hint}");
     match status {
         StatusCode::UNAUTHORIZED => RemoteError::Refused(with("; are the credentials right?")),
