@@ -3,7 +3,8 @@
 //!
 //! What "put if absent" a store offers is a help, never relied upon: several servers ignore
 //! `If-None-Match`. So a put looks first and compares hashes from the header, which costs one small
-//! read. Where two writers still cross, the last wins with a whole object that is as good as the first.
+//! read; only where the store has shown that it leaves alone what is there ([`Blobs::creates_only`]) is a small
+//! object sent without that. Where two writers still cross, the last wins with a whole object that is as good as the first.
 //!
 //! This module knows no server, no URL and no disk.
 
@@ -26,6 +27,10 @@ use crate::signature::{Meta, Signature};
 /// Objects that were found corrupt and are remembered until they are overwritten. When there are more,
 /// the oldest is forgotten: its next upload then trusts the header it finds.
 const DAMAGED_MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+
+/// Content up to this goes without a look at what is there, if the store can leave that alone: the look would cost more
+/// than sending it in vain.
+const UNSEEN_MAX: u64 = 64 << 10;
 
 /// What became of one write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +81,11 @@ pub trait Blobs: Send + Sync {
     /// Writes `payload` under `key`: all of it becomes visible or nothing. With `if_absent`, a store that
     /// can leaves what is there and says [`Written::Exists`].
     fn put(&self, key: &str, payload: &Payload, if_absent: bool) -> Result<Written, RemoteError>;
+
+    /// Whether it is known that [`Blobs::put`] with `if_absent` leaves alone what is there.
+    fn creates_only(&self) -> bool {
+        false
+    }
 
     /// Whether there is anything under `key`.
     fn exists(&self, key: &str) -> Result<bool, RemoteError>;
@@ -274,25 +284,34 @@ impl<B: Blobs> BlobRemote<B> {
             },
             Found::Nothing | Found::Stale => Put::Stored,
         };
-        let found = self.find(ours)?;
+        let mut found = if self.goes_unseen(ours) {
+            Found::Nothing
+        } else {
+            self.find(ours)?
+        };
         if matches!(found, Found::Same | Found::Other(..)) {
             return Ok(put(found));
         }
         let key = self.layout.key(&ours.sig);
         let payload = self.payload(ours, content)?;
-        let if_absent = found == Found::Nothing;
-        if self.blobs.put(&key, &payload, if_absent)? == Written::Stored {
-            self.damaged.remove(&ours.sig);
-            return Ok(Put::Stored);
-        }
-        // Somebody was faster: what do they have?
-        match self.find(ours)? {
-            Found::Nothing | Found::Stale => {
-                let text = "the remote says that it exists and that it does not".to_owned();
-                Err(RemoteError::Transient(text))
+        for _ in 0..2 {
+            let if_absent = found == Found::Nothing;
+            if self.blobs.put(&key, &payload, if_absent)? == Written::Stored {
+                self.damaged.remove(&ours.sig);
+                return Ok(Put::Stored);
             }
-            found => Ok(put(found)),
+            // It was there, or somebody was faster: what do they have?
+            found = self.find(ours)?;
+            if matches!(found, Found::Same | Found::Other(..)) {
+                return Ok(put(found));
+            }
         }
+        let text = "the remote says that it exists and that it does not".to_owned();
+        Err(RemoteError::Transient(text))
+    }
+
+    fn goes_unseen(&self, ours: &Header) -> bool {
+        ours.len <= UNSEEN_MAX && self.blobs.creates_only() && !self.damaged.has(&ours.sig)
     }
 }
 

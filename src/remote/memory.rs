@@ -59,6 +59,10 @@ impl Blobs for Memory {
         Ok(Written::Stored)
     }
 
+    fn creates_only(&self) -> bool {
+        true
+    }
+
     fn exists(&self, key: &str) -> Result<bool, RemoteError> {
         Ok(self.lock().contains_key(key))
     }

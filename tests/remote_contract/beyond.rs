@@ -3,12 +3,16 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use cachedirfs::remote::blob::BlobRemote;
+use cachedirfs::object::{Blob, Payload};
+use cachedirfs::remote::blob::{BlobRemote, Blobs, Stored, Written};
+use cachedirfs::remote::http::Http;
 use cachedirfs::remote::memory::Memory;
 use cachedirfs::remote::{Layout, Put, Remote, RemoteError, RemoteOptions, open};
-use cachedirfs::signature::Meta;
+use cachedirfs::signature::{Meta, Signature};
 use tempfile::TempDir;
 
 use super::cases::{Store, file, in_memory, keyed, plain, raw, served, tls};
@@ -160,6 +164,96 @@ fn http2_is_used_where_it_is_offered_and_connections_are_kept() {
         log.contains("HTTP/2.0") && !log.contains("HTTP/1."),
         "{log}"
     );
+}
+
+/// What spares the look before a small upload: lighttpd answers 412 to a second create, nginx and rclone overwrite.
+#[test]
+fn the_first_upload_shows_whether_a_server_only_creates() {
+    let payload = |text: &str| {
+        let content = bytes(text.as_bytes());
+        let hash = content.hash().unwrap();
+        Payload::raw(Meta::file(0o644), &content, hash).unwrap()
+    };
+    for (server, creates_only) in [
+        (Server::lighttpd(), true),
+        (Server::nginx(Nginx::Open), false),
+        (Server::rclone(), false),
+    ] {
+        let http = Http::open(&server.url().parse().unwrap(), &plain()).unwrap();
+        assert!(!http.creates_only(), "nothing was stored yet");
+        for key in ["AB/first", "AB/second"] {
+            let stored = http.put(key, &payload("x"), true).unwrap();
+            assert_eq!(stored, Written::Stored);
+            assert_eq!(http.creates_only(), creates_only, "{}", http.describe());
+        }
+        if creates_only {
+            let second = http.put("AB/second", &payload("y"), true).unwrap();
+            assert_eq!(second, Written::Exists);
+        }
+    }
+}
+
+/// A store that counts how often it is looked at before an upload.
+struct Looked(Memory, Arc<AtomicUsize>, bool);
+
+impl Blobs for Looked {
+    fn get(&self, key: &str) -> Result<Option<Blob>, RemoteError> {
+        self.0.get(key)
+    }
+
+    fn peek(&self, key: &str, len: usize) -> Result<Option<Vec<u8>>, RemoteError> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        self.0.peek(key, len)
+    }
+
+    fn put(&self, key: &str, payload: &Payload, if_absent: bool) -> Result<Written, RemoteError> {
+        self.0.put(key, payload, if_absent && self.2)
+    }
+
+    fn creates_only(&self) -> bool {
+        self.2
+    }
+
+    fn exists(&self, key: &str) -> Result<bool, RemoteError> {
+        self.0.exists(key)
+    }
+
+    fn delete(&self, key: &str) -> Result<bool, RemoteError> {
+        self.0.delete(key)
+    }
+
+    fn list(&self, each: &mut dyn FnMut(Stored<'_>)) -> Result<(), RemoteError> {
+        self.0.list(each)
+    }
+
+    fn describe(&self) -> String {
+        "looked:".to_owned()
+    }
+}
+
+#[test]
+fn a_look_is_spared_only_where_the_store_leaves_alone_what_is_there_and_only_for_what_is_small() {
+    for creates_only in [true, false] {
+        let (store, looks) = (Memory::default(), Arc::new(AtomicUsize::new(0)));
+        let blobs = Looked(store.clone(), looks.clone(), creates_only);
+        let remote = BlobRemote::new(blobs, &plain());
+        let put = |sig: &Signature, content: &[u8]| {
+            let put = remote.put(sig, Meta::file(0o644), &bytes(content));
+            (put.unwrap(), looks.swap(0, Ordering::SeqCst))
+        };
+        let (small, big) = (sig("small"), sig("big"));
+        let expected = usize::from(!creates_only);
+        assert_eq!(put(&small, b"x"), (Put::Stored, expected));
+        assert_eq!(put(&small, b"x"), (Put::Present, 1));
+        let (other, looked) = put(&small, b"y");
+        assert!(matches!(other, Put::Diverged { .. }) && looked == 1);
+        assert_eq!(put(&big, &noise(100_000)), (Put::Stored, 1));
+        // What no reader believes is written over, found that way or the other.
+        store.set(&Layout::Upper.key(&small), b"");
+        assert_eq!(put(&small, b"z").0, Put::Stored);
+        let object = store.bytes(&Layout::Upper.key(&small)).unwrap();
+        assert!(object.len() > 1);
+    }
 }
 
 #[test]

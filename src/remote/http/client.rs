@@ -420,7 +420,7 @@ impl Answer {
     }
 
     /// Reads what little is left, so that the connection stays open.
-    fn drain(mut self) {
+    pub(in crate::remote) fn drain(mut self) {
         let small = self.len().is_none_or(|len| len <= DRAIN_MAX);
         let mut left = DRAIN_MAX;
         while small && left > 0 {
