@@ -1,6 +1,8 @@
 //! Figures of behaviour under failure and load, for `scripts/bench`. They are ignored tests because the stage that they
 //! need, proxy and mounts, is that of the tests; nothing is judged here, so nothing fails but the stage.
 
+mod remotes;
+
 use std::fs;
 use std::path::Path;
 use std::sync::Barrier;
