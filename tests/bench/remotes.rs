@@ -133,14 +133,16 @@ impl Curl {
 
     fn transfer(&self, calls: &[(Call, String)]) -> Vec<f64> {
         let mut config = String::new();
-        for (call, key) in calls {
+        for (n, (call, key)) in calls.iter().enumerate() {
+            if n > 0 {
+                config += "next\n";
+            }
             config += &format!("url = \"{}/{key}\"\n", self.base);
             config += "silent\noutput = \"/dev/null\"\nwrite-out = \"%{time_total}\\n\"\n";
             if *call == Call::Put {
                 let content = self.dir.path().join("content");
                 config += &format!("upload-file = \"{}\"\n", content.display());
             }
-            config += "next\n";
         }
         seconds(
             Command::new(program("curl", "curl")).args(["-K", "-"]),

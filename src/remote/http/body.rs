@@ -69,8 +69,17 @@ impl Progress {
     }
 }
 
-/// `payload` as the body of one request; it may come from a disk, so it is read by threads that may block.
+/// `payload` as the body of one request. What is small is read here and now; more may come from a disk while the
+/// request is under way, so it is read by threads that may block.
 pub(in crate::remote) fn upload(payload: &Payload, progress: Progress) -> Body {
+    // Less, not as much: the reader is to come to its end, where a raw content is compared with its hash.
+    if payload.len() < CHUNK as u64
+        && let (Ok(bytes), _) = read_chunk(payload.reader())
+        && bytes.len() as u64 == payload.len()
+    {
+        progress.count(bytes.len());
+        return Body::from(bytes);
+    }
     let start = (payload.reader(), progress);
     Body::wrap_stream(stream::try_unfold(start, |(reader, progress)| async move {
         let (chunk, reader) = spawn_blocking(|| read_chunk(reader))
