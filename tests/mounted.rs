@@ -11,6 +11,7 @@ mod owners;
 mod panics;
 mod pjdfstest;
 mod powercut;
+mod secrets;
 mod stale;
 mod stop;
 mod users;
