@@ -7,6 +7,7 @@
 
 mod check;
 mod flush;
+mod helper;
 mod mount;
 mod preflight;
 mod rm;
@@ -85,6 +86,10 @@ impl Failure {
 
 /// Runs the command that this process was started with.
 pub fn run() -> ExitCode {
+    let mut words = std::env::args_os().peekable();
+    if let Some(form) = words.peek().and_then(|program| helper::form(program)) {
+        return helper::run(form, words, &Env::read());
+    }
     let args = Args::parse();
     let env = Env::read();
     let end = match args.command {
@@ -163,6 +168,11 @@ fn disk_size(path: &Path) -> Option<u64> {
 /// Prints what was asked for. A reader that has had enough is no error.
 fn say(text: impl Display) {
     let _ = writeln!(io::stdout(), "{text}");
+}
+
+/// Prints help, or what is wrong with a command line.
+fn print_usage(usage: &clap::Error) {
+    let _ = usage.print();
 }
 
 /// Prints what somebody has to know.

@@ -346,7 +346,11 @@ fn the_remotes_in_the_readme_and_the_man_page_are_those_that_open() {
 
 #[test]
 fn mandoc_has_nothing_to_say() {
-    let pages = ["man/cachedirfs.1", "man/cachedirfs.5"];
+    let pages = [
+        "man/cachedirfs.1",
+        "man/cachedirfs.5",
+        "man/mount.cachedirfs.8",
+    ];
     let mut mandoc = Command::new("mandoc");
     mandoc
         .args(["-T", "lint", "-W", "warning"])
@@ -356,6 +360,33 @@ fn mandoc_has_nothing_to_say() {
     let output = output.expect("mandoc is missing: apt-get install mandoc");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+/// The flags of `mount.cachedirfs` and `umount.cachedirfs`, as their help has them and as their page has.
+#[test]
+fn every_flag_of_the_helpers_is_in_their_man_page() {
+    let page = text("man/mount.cachedirfs.8");
+    let links = tempfile::TempDir::new().unwrap();
+    for name in ["mount.cachedirfs", "umount.cachedirfs"] {
+        let link = links.path().join(name);
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_cachedirfs"), &link).unwrap();
+        let output = Command::new(&link).arg("--help").output().unwrap();
+        let help = String::from_utf8_lossy(&output.stdout).into_owned();
+        let flags: Vec<_> = help
+            .lines()
+            .filter_map(|line| line.trim_start().strip_prefix('-'))
+            .filter_map(|line| line.chars().next())
+            .filter(|flag| !"-hVo".contains(*flag))
+            .collect();
+        assert!(flags.len() >= 6, "{name}: {help}");
+        for flag in flags {
+            let explained = page.lines().any(|line| {
+                let words: Vec<_> = line.split_whitespace().collect();
+                line.starts_with(".It Fl ") && words.contains(&flag.to_string().as_str())
+            });
+            assert!(explained, "man/mount.cachedirfs.8 lacks -{flag} of {name}");
+        }
+    }
 }
 
 /// What the README points to within the repository: targets of links, and what looks like a path of ours.

@@ -1,6 +1,6 @@
 //! `cachedirfs mount`: checks what can be checked, then goes into the background and waits until the mount answers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::clock::SystemClock;
 use crate::config::{Config, options};
@@ -27,17 +27,51 @@ pub(super) struct Args {
     foreground: bool,
 }
 
+/// What is to be mounted, and how.
+pub(super) struct Request<'a> {
+    pub(super) remote: &'a str,
+    pub(super) mountpoint: &'a Path,
+    pub(super) options: &'a [String],
+    pub(super) foreground: bool,
+    /// Only checks what can be checked.
+    pub(super) fake: bool,
+    pub(super) verbose: bool,
+}
+
 pub(super) fn run(args: &Args, env: &Env) -> Result<Exit, Failure> {
-    let mountpoint = real_path(&args.mountpoint, &env.host.cwd);
-    let config = Config::new(&args.remote, &mountpoint, &args.options, &env.host)
+    let request = Request {
+        remote: &args.remote,
+        mountpoint: &args.mountpoint,
+        options: &args.options,
+        foreground: args.foreground,
+        fake: false,
+        verbose: false,
+    };
+    start(&request, env)
+}
+
+pub(super) fn start(request: &Request<'_>, env: &Env) -> Result<Exit, Failure> {
+    let mountpoint = real_path(request.mountpoint, &env.host.cwd);
+    let config = Config::new(request.remote, &mountpoint, request.options, &env.host)
         .map_err(|err| Failure::new(Exit::Usage, err))?;
     let warnings =
         preflight::check(&config, env.path.as_deref()).map_err(|why| cannot(&config, why))?;
-    let mounted = || warnings.iter().for_each(complain);
-    if args.foreground {
-        foreground(config, env, mounted)
-    } else {
-        background(config, mounted)
+    let (remote, shown) = (config.remote_shown(), mountpoint.display().to_string());
+    let mounted = || {
+        warnings.iter().for_each(complain);
+        if request.verbose {
+            complain(format_args!("{remote} mounted on {shown}"));
+        }
+    };
+    match request {
+        Request { fake: true, .. } => {
+            mounted();
+            Ok(Exit::Done)
+        }
+        Request {
+            foreground: true, ..
+        } => foreground(config, env, mounted),
+        _ => background(config, mounted),
     }
 }
 

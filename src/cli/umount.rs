@@ -15,13 +15,13 @@ use super::{Env, Exit, Failure, complain, objects_are, our_mount, real_path};
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Where it is mounted
-    mountpoint: PathBuf,
+    pub(super) mountpoint: PathBuf,
     /// Detach it even if it is in use, and do not wait: the daemon ends when the last user has gone
     #[arg(short, long)]
-    lazy: bool,
+    pub(super) lazy: bool,
     /// How long to wait for uploads, instead of what was mounted with; the rest goes with the next mount
     #[arg(long, value_name = "SECONDS")]
-    drain_timeout: Option<u64>,
+    pub(super) drain_timeout: Option<u64>,
 }
 
 pub(super) fn run(args: &Args, env: &Env) -> Result<Exit, Failure> {

@@ -1,0 +1,180 @@
+//! mount(8), umount(8) and fstab, through the helpers: the real programs, in a mount namespace of the test's own in which
+//! this program stands in `/usr/sbin` under the names of the helpers.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+use crate::support::mounted::CACHEDIRFS;
+use crate::support::workspace;
+
+/// Puts links to everything in `/usr/sbin`, and the helpers, in front of it.
+const INSTALL: &str = r#"
+mkdir sbin.real sbin
+mount --bind /usr/sbin sbin.real
+for program in sbin.real/*; do ln -s "$PWD/$program" "sbin/${program##*/}"; done
+for helper in mount umount; do
+    for type in cachedirfs fuse.cachedirfs; do ln -s "$CACHEDIRFS" "sbin/$helper.$type"; done
+done
+mount --bind sbin /usr/sbin
+"#;
+
+/// An entry, pushed as SCons does.
+const PUSH: &str = r#"
+push() {
+    mkdir -p "$1/AB"
+    echo product >"$1/AB/ab345678901234567890123456789012.tmp1"
+    mv "$1/AB/ab345678901234567890123456789012.tmp1" "$1/AB/ab345678901234567890123456789012"
+}
+mounted() { grep -c " $PWD/$1 .* fuse.cachedirfs " /proc/self/mountinfo || true; }
+is() { [ "$1" = "$2" ] || { echo "is $1, should be $2"; exit 1; }; }
+"#;
+
+/// Runs a script in a directory with `remote`, `mnt` and `mnt2`; whatever it leaves mounted goes with its namespace.
+struct Machine(TempDir);
+
+impl Machine {
+    fn new() -> Self {
+        let dir = workspace();
+        for name in ["remote", "mnt", "mnt2"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        Self(dir)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn fstab(&self, lines: &str) {
+        let here = self.path().display().to_string();
+        fs::write(self.path().join("fstab"), lines.replace("HERE", &here)).unwrap();
+    }
+
+    fn run(&self, script: &str) -> Output {
+        let script = format!("set -eu\n{INSTALL}{PUSH}{script}");
+        Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", &script])
+            .current_dir(self.path())
+            .env("CACHEDIRFS", CACHEDIRFS)
+            .output()
+            .unwrap()
+    }
+
+    #[track_caller]
+    fn succeeds(&self, script: &str) -> String {
+        let output = self.run(script);
+        let said = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(output.status.success(), "{}: {said}", output.status);
+        said
+    }
+}
+
+#[test]
+fn mount_a_mounts_what_stands_in_fstab_and_umount_a_drains_and_unmounts_it() {
+    let machine = Machine::new();
+    // As it stood there for NFS, but for the source and the type.
+    machine.fstab(
+        "file://HERE/remote  HERE/mnt  cachedirfs  rw,_netdev,nofail,hard,timeo=600,x-systemd.automount,size=1G,backing=HERE/one  0 0\n\
+         file://HERE/remote  HERE/mnt2  fuse.cachedirfs  defaults,noatime,backing=HERE/two  0 0\n\
+         file://HERE/remote  HERE/mnt3  cachedirfs  noauto  0 0\n",
+    );
+    machine.succeeds(
+        "mount -a -T fstab
+         is $(mounted mnt) 1; is $(mounted mnt2) 1
+         push mnt
+         umount mnt
+         is $(mounted mnt) 0
+         is $(cat mnt2/AB/ab345678901234567890123456789012) product
+         mount -T fstab mnt
+         umount -a -t fuse.cachedirfs
+         is $(mounted mnt) 0; is $(mounted mnt2) 0",
+    );
+    assert!(
+        machine
+            .path()
+            .join("remote/AB/ab345678901234567890123456789012")
+            .exists()
+    );
+}
+
+#[test]
+fn an_entry_whose_remote_is_down_mounts_all_the_same() {
+    let machine = Machine::new();
+    machine
+        .fstab("http://127.0.0.1:9/cache  HERE/mnt  cachedirfs  _netdev,backing=HERE/one  0 0\n");
+    machine.succeeds(
+        "mount -a -T fstab
+         is $(mounted mnt) 1
+         ! ls mnt/AB/ab345678901234567890123456789012 2>/dev/null
+         umount mnt",
+    );
+}
+
+#[test]
+fn a_space_in_a_path_is_written_as_in_any_fstab() {
+    let machine = Machine::new();
+    fs::create_dir(machine.path().join("two words")).unwrap();
+    machine
+        .fstab("file://HERE/remote  HERE/two\\040words  cachedirfs  backing=HERE/b\\040b  0 0\n");
+    machine.succeeds(
+        "mount -a -T fstab
+         push 'two words'
+         umount 'two words'
+         [ -e 'b b/AB/ab345678901234567890123456789012' ]",
+    );
+}
+
+#[test]
+fn fake_verbose_and_sloppy_mean_what_they_mean_to_mount_8() {
+    let machine = Machine::new();
+    let said = machine.succeeds(
+        "mount -f -v -t cachedirfs file://$PWD/remote mnt -o soft,backing=$PWD/one
+         is $(mounted mnt) 0
+         mount -s -t cachedirfs file://$PWD/remote mnt -o frobnicate=1,size=1G,backing=$PWD/one
+         is $(mounted mnt) 1
+         umount -v mnt",
+    );
+    for part in [
+        "`soft`: a remote that does not answer is a miss",
+        "`frobnicate=1` is not known",
+        "unmounted",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+#[test]
+fn mistakes_end_with_the_status_that_mount_8_documents() {
+    let machine = Machine::new();
+    let said = machine.succeeds(
+        "status=0; mount -t cachedirfs file://$PWD/remote mnt -o frobnicate || status=$?; is $status 1
+         status=0; mount -t cachedirfs gopher://x mnt -o backing=$PWD/one || status=$?; is $status 32
+         status=0; mount -t cachedirfs file://$PWD/remote mnt9 || status=$?; is $status 32
+         status=0; mount.cachedirfs || status=$?; is $status 1
+         mount.cachedirfs -V >/dev/null; umount.cachedirfs --help >/dev/null",
+    );
+    assert!(said.contains("unknown option `frobnicate`"), "{said}");
+}
+
+/// As umount(8) does with a mount that it was told to enter the namespace of.
+#[test]
+fn another_namespace_can_be_mounted_in() {
+    let machine = Machine::new();
+    machine.succeeds(
+        "unshare --mount --propagation private sh -c 'echo $$ >pid; exec sleep 60' >/dev/null 2>&1 &
+         trap 'kill $(cat pid)' EXIT
+         until [ -s pid ]; do sleep 0.01; done
+         mount -N $(cat pid) -t cachedirfs file://$PWD/remote $PWD/mnt -o backing=$PWD/one
+         is $(mounted mnt) 0
+         is $(grep -c \" $PWD/mnt .* fuse.cachedirfs \" /proc/$(cat pid)/mountinfo) 1
+         umount -N $(cat pid) $PWD/mnt
+         is $(grep -c \" $PWD/mnt .* fuse.cachedirfs \" /proc/$(cat pid)/mountinfo || true) 0",
+    );
+}
