@@ -4,6 +4,7 @@
 
 mod beyond;
 mod cases;
+mod redis;
 
 use std::collections::BTreeMap;
 use std::fs;
