@@ -4,6 +4,7 @@
 
 mod beyond;
 mod cases;
+mod listed;
 mod redis;
 
 use std::collections::BTreeMap;
