@@ -18,13 +18,19 @@ pub mod file;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod memory;
+#[cfg(any(feature = "http", feature = "redis"))]
+mod netrc;
 mod options;
 pub mod pace;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod retry;
 #[cfg(feature = "http")]
 mod runtime;
 #[cfg(test)]
 mod scripted;
+#[cfg(any(feature = "http", feature = "redis"))]
+mod trust;
 
 use std::fmt;
 use std::io;
@@ -303,10 +309,12 @@ pub fn directory(url: &str) -> Option<PathBuf> {
 }
 
 /// Every scheme that [`open`] knows, and whether it was compiled in.
-const SCHEMES: [(&str, bool); 3] = [
+const SCHEMES: [(&str, bool); 5] = [
     ("file", true),
     ("http", cfg!(feature = "http")),
     ("https", cfg!(feature = "http")),
+    ("redis", cfg!(feature = "redis")),
+    ("rediss", cfg!(feature = "redis")),
 ];
 
 /// The remote that `url` names. **The only list of schemes.**
@@ -321,6 +329,11 @@ pub fn open(url: &str, options: &RemoteOptions) -> Result<Arc<dyn Remote>, Remot
         #[cfg(feature = "http")]
         "http" | "https" => Arc::new(BlobRemote::new(
             http::Http::open(&parsed, options)?,
+            options,
+        )),
+        #[cfg(feature = "redis")]
+        "redis" | "rediss" => Arc::new(BlobRemote::new(
+            redis::Redis::open(&parsed, options)?,
             options,
         )),
         other => {

@@ -328,10 +328,10 @@ fn the_remotes_in_the_readme_and_the_man_page_are_those_that_open() {
     let dir = tempfile::tempdir().unwrap();
     let page = text("man/cachedirfs.1");
     for scheme in schemes {
-        let place = if scheme == "file" {
-            dir.path().to_str().unwrap()
-        } else {
-            "localhost/cache"
+        let place = match scheme.as_str() {
+            "file" => dir.path().to_str().unwrap(),
+            "redis" | "rediss" => "localhost/0",
+            _ => "localhost/cache",
         };
         assert!(
             open(&format!("{scheme}://{place}"), &RemoteOptions::default()).is_ok(),

@@ -4,6 +4,8 @@
 
 mod beyond;
 mod cases;
+mod listed;
+mod redis;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -9,6 +9,7 @@ pub(crate) mod mounted;
 pub(crate) mod oracle;
 /// What networks and dying servers do to connections.
 pub(crate) mod proxy;
+pub(crate) mod redis;
 /// A machine without a kernel: file system, store, fetches and uploads over a remote in memory.
 pub(crate) mod rig;
 pub(crate) mod scons;

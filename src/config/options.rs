@@ -120,6 +120,10 @@ pub static OPTIONS: &[OptionSpec] = &[
         "logins by host, in the form of netrc", some_text => remote.netrc_file),
     valued!("ca_file", "FILE", "the system's",
         "certificates (PEM) to trust", some_text => remote.ca_file),
+    valued!("ttl", "TIME", "for ever",
+        "how long an object on a Redis lives after its upload or last touch", some_duration => remote.ttl),
+    of_remote!("redis_prefix", "TEXT", "cachedirfs:",
+        "what the keys in a Redis begin with", some_text => redis_prefix),
     switched!(
         "allow_other",
         "on for root, else off",

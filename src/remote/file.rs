@@ -22,6 +22,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 use tempfile::NamedTempFile;
 use url::Url;
 
@@ -167,6 +168,20 @@ impl Directory {
         renamed.map(|_| Written::Stored)
     }
 
+    /// Gives a file its name back, unless somebody has made another one meanwhile.
+    fn put_back(&self, aside: &Path, path: &Path) -> Result<(), RemoteError> {
+        match fs::hard_link(aside, path) {
+            Err(error) if has_no_links(&error) && path.symlink_metadata().is_err() => {
+                let moved = fs::rename(aside, path);
+                moved.map_err(|error| self.error("put back", path, error))
+            }
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists && !has_no_links(&error) => {
+                Err(self.error("put back", path, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Removes temporary files that nobody touched for a day, by the clock of whoever keeps the files.
     fn sweep(&self, now: &Metadata) {
         let Ok(entries) = fs::read_dir(self.root.join(TEMP_DIR)) else {
@@ -202,7 +217,9 @@ impl Directory {
             } else if kind.is_dir() {
                 Ok(())
             } else {
-                entry.metadata().map(|meta| each(stored(&key, &meta)))
+                entry
+                    .metadata()
+                    .map(|meta| each(stored(&key, &meta, &version(&meta))))
             };
             // Others delete while we walk.
             listed.or_else(|error| {
@@ -295,6 +312,48 @@ impl Blobs for Directory {
             .map_err(|error| self.error("list", &self.root, error))
     }
 
+    fn touch(&self, key: &str) -> Result<bool, RemoteError> {
+        let path = self.path(key)?;
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_NOW,
+        };
+        let times = Timestamps {
+            last_access: now,
+            last_modification: now,
+        };
+        match utimensat(CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(io::Error::from) {
+            Ok(()) => Ok(true),
+            Err(error) if is_absent(&error) => self.miss(false),
+            Err(error) => Err(self.error("touch", &path, error)),
+        }
+    }
+
+    /// It is moved away before it goes for good, and looked at there, where nobody touches it any more: what was written or
+    /// touched since the first look is put back. Meanwhile it is a miss.
+    fn delete_listed(&self, listed: Stored<'_>) -> Result<bool, RemoteError> {
+        let path = self.path(listed.key)?;
+        match fs::symlink_metadata(&path) {
+            Ok(meta) if is_listed(&meta, &listed) => {}
+            Ok(_) => return Ok(false),
+            Err(error) if is_absent(&error) => return self.miss(false),
+            Err(error) => return Err(self.error("look at", &path, error)),
+        }
+        let aside = self.temp()?.into_temp_path();
+        match fs::rename(&path, &aside) {
+            Ok(()) => {}
+            Err(error) if is_absent(&error) => return self.miss(false),
+            Err(error) => return Err(self.error("remove", &path, error)),
+        }
+        let meta = fs::symlink_metadata(&aside);
+        let meta = meta.map_err(|error| self.error("look at", &aside, error))?;
+        if is_listed(&meta, &listed) {
+            return Ok(true);
+        }
+        self.put_back(&aside, &path)?;
+        Ok(false)
+    }
+
     fn prepare(&self) {
         if let Err(error) = self.found() {
             log::debug!("{error}");
@@ -306,13 +365,23 @@ impl Blobs for Directory {
     }
 }
 
-fn stored<'a>(key: &'a str, meta: &Metadata) -> Stored<'a> {
+fn stored<'a>(key: &'a str, meta: &Metadata, version: &'a str) -> Stored<'a> {
     Stored {
         key,
         size: meta.len(),
         modified: meta.modified().ok(),
-        version: None,
+        version: Some(version),
     }
+}
+
+/// A put makes a new file, always.
+fn version(meta: &Metadata) -> String {
+    meta.ino().to_string()
+}
+
+/// Whether a file is still what was listed.
+fn is_listed(meta: &Metadata, listed: &Stored<'_>) -> bool {
+    stored(listed.key, meta, &version(meta)) == *listed
 }
 
 /// What stands at `path`. A CacheDir holds symlinks as symlinks; they are read, never followed.

@@ -28,8 +28,9 @@ use std::io::BufReader;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use reqwest::header::{ACCEPT, IF_NONE_MATCH, RANGE};
+use reqwest::header::{ACCEPT, ETAG, HeaderName, IF_MATCH, IF_NONE_MATCH};
 use reqwest::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE};
 use reqwest::{Method, StatusCode};
 use url::Url;
 
@@ -188,7 +189,7 @@ impl Http {
         let url = self.url(key)?;
         let request = Request::new(webdav("PROPFIND"), url.clone())
             .with_header(
-                reqwest::header::HeaderName::from_static("depth"),
+                HeaderName::from_static("depth"),
                 HeaderValue::from_static("1"),
             )
             .with_header(CONTENT_TYPE, HeaderValue::from_static("application/xml"))
@@ -233,7 +234,17 @@ impl Http {
         };
         for entry in entries {
             match entry {
-                Entry::File { name, size } => each(Stored::new(&format!("{key}{name}"), size)),
+                Entry::File {
+                    name,
+                    size,
+                    modified,
+                    version,
+                } => each(Stored {
+                    key: &format!("{key}{name}"),
+                    size,
+                    modified,
+                    version: version.as_deref(),
+                }),
                 Entry::Collection { name } if levels > 1 && listing::is_prefix(&name) => {
                     self.walk(&format!("{key}{name}/"), levels - 1, each)?;
                 }
@@ -339,8 +350,79 @@ impl Blobs for Http {
         self.walk("", LEVELS, each)
     }
 
+    /// Whoever expires what nobody downloads counts a GET, and some of them no HEAD. Nothing makes a plain file younger than
+    /// writing it again.
+    fn touch(&self, key: &str) -> Result<bool, RemoteError> {
+        Ok(self.peek(key, 1)?.is_some())
+    }
+
+    /// The server is asked to remove it only if it is the one that was listed. Some (nginx, rclone) do not mind that, so it is
+    /// looked at before; what is written between the look and the request is lost there, which is a miss.
+    fn delete_listed(&self, listed: Stored<'_>) -> Result<bool, RemoteError> {
+        let answer = self.ask(Method::HEAD, listed.key)?;
+        if status::is_miss(answer.status()) {
+            return Ok(false);
+        }
+        if answer.status() != StatusCode::OK {
+            return Err(answer.into_error());
+        }
+        let answer = as_stored(answer)?;
+        let condition = match condition(answer.headers(), &listed) {
+            Condition::Changed => return Ok(false),
+            Condition::Unknown => {
+                return Err(RemoteError::Unsupported(format!(
+                    "{}: the server says neither when it was written nor which version it is",
+                    answer.subject()
+                )));
+            }
+            Condition::Same(name, value) => (name, value),
+        };
+        let request = Request::new(Method::DELETE, self.url(listed.key)?);
+        let answer = self
+            .client
+            .send(&request.with_header(condition.0, condition.1))?;
+        match answer.status() {
+            StatusCode::OK | StatusCode::ACCEPTED | StatusCode::NO_CONTENT => Ok(true),
+            StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT => Ok(false),
+            status if status::is_miss(status) => Ok(false),
+            _ => Err(answer.into_error()),
+        }
+    }
+
     fn describe(&self) -> String {
         self.base.to_string()
+    }
+}
+
+/// What an object is, compared with what was listed.
+enum Condition {
+    /// The same; the header by which the server can tell.
+    Same(HeaderName, HeaderValue),
+    Changed,
+    /// Nothing to compare.
+    Unknown,
+}
+
+/// Compares the head of an object with what was listed: length, then version, and time where either is not known.
+fn condition(headers: &HeaderMap, listed: &Stored<'_>) -> Condition {
+    if content_length(headers).is_some_and(|len| len != listed.size) {
+        return Condition::Changed;
+    }
+    let etag = headers.get(ETAG).zip(listed.version);
+    let modified = headers.get(LAST_MODIFIED).zip(listed.modified);
+    let later = modified.is_some_and(|(value, listed)| {
+        let found = value.to_str().ok().and_then(listing::time);
+        found != Some(listed)
+    });
+    match (etag, modified) {
+        _ if later => Condition::Changed,
+        (Some((etag, listed)), _) if etag != listed => Condition::Changed,
+        // A weak one is never the same to a server.
+        (Some((etag, _)), _) if !etag.as_bytes().starts_with(b"W/") => {
+            Condition::Same(IF_MATCH, etag.clone())
+        }
+        (_, Some((modified, _))) => Condition::Same(IF_UNMODIFIED_SINCE, modified.clone()),
+        _ => Condition::Unknown,
     }
 }
 

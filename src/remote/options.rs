@@ -82,7 +82,7 @@ impl Secret {
     }
 
     /// The credential itself, for the request's header alone.
-    #[cfg_attr(not(feature = "http"), allow(dead_code))]
+    #[cfg_attr(not(any(feature = "http", feature = "redis")), allow(dead_code))]
     pub(super) fn reveal(&self) -> &str {
         &self.0
     }
@@ -174,6 +174,10 @@ pub struct RemoteOptions {
     pub ca_file: Option<PathBuf>,
     /// What the environment says about credentials.
     pub environment: Environment,
+    /// How long an object lives from its upload or last touch, where the remote can have it expire; for ever if not said.
+    pub ttl: Option<Duration>,
+    /// What the keys in a Redis begin with.
+    pub redis_prefix: String,
 }
 
 impl Default for RemoteOptions {
@@ -196,6 +200,8 @@ impl Default for RemoteOptions {
             bearer: None,
             ca_file: None,
             environment: Environment::default(),
+            ttl: None,
+            redis_prefix: "cachedirfs:".to_owned(),
         }
     }
 }

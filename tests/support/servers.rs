@@ -293,7 +293,7 @@ impl Drop for Server {
     }
 }
 
-fn spawn(mut command: Command, dir: &Path) -> Child {
+pub(crate) fn spawn(mut command: Command, dir: &Path) -> Child {
     let output = File::create(dir.join("output")).unwrap();
     command
         .stdin(Stdio::null())
@@ -322,12 +322,13 @@ fn folder() -> (TempDir, u16) {
         // Apache gives up root for www-data.
         fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
     }
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    (dir, port)
+    (dir, free_port())
+}
+
+/// A port that nobody listens at.
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
 }
 
 fn write(dir: &TempDir, name: &str, text: &str) {
@@ -347,7 +348,7 @@ pub(crate) fn program(name: &str, package: &str) -> PathBuf {
 const NEW_KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
 
 /// An authority of our own (`ca.pem`) and a certificate for localhost by it.
-fn certify(dir: &Path) {
+pub(crate) fn certify(dir: &Path) {
     for args in [
         "req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=test-authority -days 2",
         "req {key} -keyout key.pem -out request.pem -subj /CN=localhost",

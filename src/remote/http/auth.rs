@@ -14,7 +14,7 @@ use percent_encoding::percent_decode_str;
 use reqwest::RequestBuilder;
 use url::Url;
 
-use crate::remote::{RemoteError, RemoteOptions, Secret};
+use crate::remote::{RemoteError, RemoteOptions, Secret, netrc};
 
 /// Where credentials come from, and what they are now.
 #[derive(Debug)]
@@ -169,61 +169,10 @@ fn from_url(url: &Url) -> Credentials {
     )
 }
 
-/// The login for `host` in the text of a netrc file, that of `user` if one is wanted: of its `machine`, or else of `default`.
+/// The login for `host` in the text of a netrc file, that of `user` if one is wanted.
 fn netrc(text: &str, host: &str, user: Option<&str>) -> Option<Credentials> {
-    let mut words = netrc_words(text);
-    let mut logins: Vec<Login<'_>> = Vec::new();
-    while let Some(word) = words.next() {
-        match (word, logins.last_mut()) {
-            ("machine", _) => logins.push(Login::at(words.next())),
-            ("default", _) => logins.push(Login::at(None)),
-            ("login", Some(login)) => login.user = words.next(),
-            ("password", Some(login)) => login.password = words.next(),
-            ("login" | "password" | "account", _) => {
-                words.next();
-            }
-            _ => {}
-        }
-    }
-    let fits = |login: &&Login<'_>| {
-        login.machine.is_none_or(|machine| machine == host)
-            && login
-                .user
-                .is_some_and(|found| user.is_none_or(|wanted| wanted == found))
-    };
-    let login = logins.iter().find(fits)?;
-    Some(Credentials::Basic(
-        Secret::new(login.user?),
-        Secret::new(login.password.unwrap_or_default()),
-    ))
-}
-
-/// One entry of a netrc file; without a machine it is the default.
-struct Login<'a> {
-    machine: Option<&'a str>,
-    user: Option<&'a str>,
-    password: Option<&'a str>,
-}
-
-impl<'a> Login<'a> {
-    fn at(machine: Option<&'a str>) -> Self {
-        Self {
-            machine,
-            user: None,
-            password: None,
-        }
-    }
-}
-
-/// Its words without comments and macros (`macdef NAME` up to the next empty line).
-fn netrc_words(text: &str) -> impl Iterator<Item = &str> {
-    let mut in_macro = false;
-    let lines = text.lines().filter(move |line| {
-        let begins = line.trim_start().starts_with("macdef");
-        in_macro = begins || (in_macro && !line.trim().is_empty());
-        !in_macro && !line.trim_start().starts_with('#')
-    });
-    lines.flat_map(str::split_whitespace)
+    let (user, password) = netrc::login(text, host, user)?;
+    Some(Credentials::Basic(user, password))
 }
 
 #[cfg(test)]

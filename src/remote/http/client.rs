@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use reqwest::{Certificate, Method, Response, StatusCode, redirect};
-use rustls::CertificateError;
 use tokio::time::timeout;
 use url::Url;
 
@@ -24,7 +23,7 @@ use crate::remote::http::body::{self, Progress};
 use crate::remote::http::{content_length, status};
 use crate::remote::pace::slowness;
 use crate::remote::runtime::{self, Shared};
-use crate::remote::{RemoteError, RemoteOptions};
+use crate::remote::{RemoteError, RemoteOptions, trust};
 
 /// Redirects of one request. Caches redirect once (to a mirror or with a slash) if at all.
 const REDIRECTS_MAX: usize = 5;
@@ -222,8 +221,8 @@ impl Fault {
                 RemoteError::Transient("timed out: no byte went either way".to_owned())
             }
             Self::Slow(speed, floor) => slowness(speed, floor),
-            Self::Failed(error) => match certificate(&error) {
-                Some(wrong) => RemoteError::Untrusted(distrust(wrong)),
+            Self::Failed(error) => match trust::flaw(&error) {
+                Some(wrong) => RemoteError::Untrusted(trust::distrust(wrong)),
                 None => RemoteError::Transient(explain(&error)),
             },
         }
@@ -285,49 +284,6 @@ fn explain(error: &reqwest::Error) -> String {
         _ => "transfer",
     };
     format!("{what}: {cause}")
-}
-
-/// What is wrong with the server's certificate, if that is why it failed.
-fn certificate(error: &reqwest::Error) -> Option<&CertificateError> {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        // An io::Error hides the error that it carries, and shows only what caused that.
-        let carried = error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref)
-            .map(|carried| carried as &(dyn std::error::Error + 'static));
-        if let Some(rustls::Error::InvalidCertificate(wrong)) = error.downcast_ref() {
-            return Some(wrong);
-        }
-        cause = carried.or_else(|| error.source());
-    }
-    None
-}
-
-/// What is wrong with a certificate, and what to do.
-fn distrust(wrong: &CertificateError) -> String {
-    use CertificateError as Wrong;
-    let hint = match wrong {
-        Wrong::UnknownIssuer => {
-            "; if the server is the right one, name the certificate of its authority with -o ca_file=FILE"
-        }
-        Wrong::Expired | Wrong::ExpiredContext { .. } => {
-            "; renew the certificate of the server (is the clock right here?)"
-        }
-        Wrong::NotValidYet | Wrong::NotValidYetContext { .. } => {
-            "; is the clock right, here and where the certificate was made?"
-        }
-        Wrong::NotValidForName | Wrong::NotValidForNameContext { .. } => {
-            "; use a name in the URL that the certificate of the server has, or give the certificate this name"
-        }
-        wrong if format!("{wrong:?}").contains("CaUsedAsEndEntity") => {
-            "; the server shows the certificate of an authority (self-signed) as its own: \
-             make it one with CA:FALSE (openssl req -x509 -addext basicConstraints=CA:FALSE) \
-             and name that with -o ca_file=FILE, or let an authority sign it and name that"
-        }
-        _ => "; is it the right server? An authority of your own is named with -o ca_file=FILE",
-    };
-    format!("the certificate is not trusted: {wrong}{hint}")
 }
 
 impl Engine {

@@ -4,6 +4,7 @@
 //! here: whoever asked picks the names that are keys.
 
 use std::io::{self, BufRead};
+use std::time::SystemTime;
 
 use percent_encoding::percent_decode_str;
 use quick_xml::events::Event;
@@ -15,14 +16,27 @@ use crate::remote::RemoteError;
 /// The question.
 pub(super) const PROPFIND: &str = concat!(
     r#"<?xml version="1.0" encoding="utf-8"?>"#,
-    r#"<propfind xmlns="DAV:"><prop><resourcetype/><getcontentlength/></prop></propfind>"#
+    r#"<propfind xmlns="DAV:"><prop><resourcetype/><getcontentlength/><getlastmodified/><getetag/></prop></propfind>"#
 );
 
 /// One member of a collection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
-    File { name: String, size: u64 },
-    Collection { name: String },
+    File {
+        name: String,
+        size: u64,
+        modified: Option<SystemTime>,
+        /// Its ETag.
+        version: Option<String>,
+    },
+    Collection {
+        name: String,
+    },
+}
+
+/// A time as HTTP writes it.
+pub(super) fn time(text: &str) -> Option<SystemTime> {
+    httpdate::parse_http_date(text.trim()).ok()
 }
 
 /// Whether a collection can be a prefix directory; others are strangers'.
@@ -45,6 +59,7 @@ pub(super) fn read_multistatus(body: impl BufRead, path: &str) -> Result<Vec<Ent
                 member.field = Field::None;
             }
             Event::Text(text) => member.text(&text.xml_content(XmlVersion::Implicit1_0)),
+            Event::GeneralRef(entity) => member.text(entity_text(&entity)),
             Event::End(tag) => {
                 member.field = Field::None;
                 if is(tag.local_name().as_ref(), "response") {
@@ -72,6 +87,8 @@ struct Member {
     field: Field,
     href: String,
     size: String,
+    modified: String,
+    version: String,
     is_collection: bool,
 }
 
@@ -81,6 +98,8 @@ enum Field {
     None,
     Href,
     Size,
+    Modified,
+    Version,
 }
 
 impl Member {
@@ -90,14 +109,19 @@ impl Member {
         self.field = match tag {
             _ if is(tag, "href") => Field::Href,
             _ if is(tag, "getcontentlength") => Field::Size,
+            _ if is(tag, "getlastmodified") => Field::Modified,
+            _ if is(tag, "getetag") => Field::Version,
             _ => Field::None,
         };
     }
 
     fn text(&mut self, text: &str) {
+        // An entity within is a text of its own, so nothing is trimmed here.
         match self.field {
-            Field::Href => self.href.push_str(text.trim()),
-            Field::Size => self.size.push_str(text.trim()),
+            Field::Href => self.href.push_str(text),
+            Field::Size => self.size.push_str(text),
+            Field::Modified => self.modified.push_str(text),
+            Field::Version => self.version.push_str(text),
             Field::None => {}
         }
     }
@@ -105,9 +129,10 @@ impl Member {
     /// `None` for the collection itself, which is listed too.
     fn entry(self, base: &str) -> Option<Entry> {
         // It is a path or a whole URL.
-        let path = match self.href.split_once("://") {
+        let href = self.href.trim();
+        let path = match href.split_once("://") {
             Some((_, rest)) => &rest[rest.find('/')?..],
-            None => &self.href[..],
+            None => href,
         };
         let path = decoded(path);
         let name = path.strip_prefix(base)?.trim_end_matches('/');
@@ -120,9 +145,24 @@ impl Member {
         } else {
             Entry::File {
                 name,
-                size: self.size.parse().unwrap_or_default(),
+                size: self.size.trim().parse().unwrap_or_default(),
+                modified: time(&self.modified),
+                version: Some(self.version.trim().to_owned()).filter(|version| !version.is_empty()),
             }
         })
+    }
+}
+
+/// What an entity such as `&quot;` stands for; others are not ours.
+fn entity_text(name: &str) -> &'static str {
+    match name {
+        "quot" => "\"",
+        "amp" => "&",
+        "apos" => "'",
+        "lt" => "<",
+        "gt" => ">",
+        "#34" => "\"",
+        _ => "",
     }
 }
 
@@ -141,6 +181,8 @@ struct JsonEntry {
     kind: String,
     #[serde(default)]
     size: u64,
+    #[serde(default)]
+    mtime: String,
 }
 
 /// The members in a JSON index of nginx.
@@ -148,9 +190,14 @@ pub(super) fn read_json(body: impl BufRead) -> Result<Vec<Entry>, RemoteError> {
     let entries: Vec<JsonEntry> = serde_json::from_reader(body).map_err(|error| {
         RemoteError::Transient(format!("list: not the JSON of an index: {error}"))
     })?;
-    let entry = |JsonEntry { name, kind, size }: JsonEntry| match kind.as_str() {
-        "directory" => Entry::Collection { name },
-        _ => Entry::File { name, size },
+    let entry = |entry: JsonEntry| match entry.kind.as_str() {
+        "directory" => Entry::Collection { name: entry.name },
+        _ => Entry::File {
+            name: entry.name,
+            size: entry.size,
+            modified: time(&entry.mtime),
+            version: None,
+        },
     };
     Ok(entries.into_iter().map(entry).collect())
 }
@@ -164,6 +211,17 @@ mod tests {
         Entry::File {
             name: name.to_owned(),
             size,
+            modified: None,
+            version: None,
+        }
+    }
+
+    fn dated(name: &str, size: u64, seconds: u64, version: Option<&str>) -> Entry {
+        Entry::File {
+            name: name.to_owned(),
+            size,
+            modified: Some(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds)),
+            version: version.map(str::to_owned),
         }
     }
 
@@ -176,7 +234,9 @@ mod tests {
               <D:response><D:href>http://h:81/a%20b/AB/</D:href><D:propstat><D:prop>
                 <D:resourcetype><D:collection></D:collection></D:resourcetype></D:prop></D:propstat></D:response>
               <D:response><D:href>/a b/f%C3%BC</D:href><D:propstat><D:prop><D:resourcetype/>
-                <D:getcontentlength>12</D:getcontentlength></D:prop></D:propstat></D:response>
+                <D:getcontentlength>12</D:getcontentlength><D:getetag>&quot;a b&quot;</D:getetag>
+                <D:getlastmodified>Thu, 01 Jan 1970 00:01:00 GMT</D:getlastmodified>
+                </D:prop></D:propstat></D:response>
               <D:response><D:href>/elsewhere/x</D:href></D:response>
             </D:multistatus>"#;
         let found = read_multistatus(xml.as_bytes(), "/a%20b/").unwrap();
@@ -186,15 +246,15 @@ mod tests {
                 Entry::Collection {
                     name: "AB".to_owned()
                 },
-                file("fü", 12)
+                dated("fü", 12, 60, Some("\"a b\""))
             ]
         );
     }
 
     #[test]
     fn a_json_index_is_understood() {
-        let json =
-            r#"[{"name":"AB","type":"directory","mtime":"x"},{"name":"f","type":"file","size":7}]"#;
+        let json = r#"[{"name":"AB","type":"directory","mtime":"x"},{"name":"f","type":"file","size":7},
+               {"name":"g","type":"file","size":8,"mtime":"Thu, 01 Jan 1970 00:00:07 GMT"}]"#;
         let found = read_json(json.as_bytes()).unwrap();
         assert_eq!(
             found,
@@ -202,7 +262,8 @@ mod tests {
                 Entry::Collection {
                     name: "AB".to_owned()
                 },
-                file("f", 7)
+                file("f", 7),
+                dated("g", 8, 7, None)
             ]
         );
         assert!(read_json(&b"<html>"[..]).is_err());
