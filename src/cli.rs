@@ -11,6 +11,7 @@ mod helper;
 mod mount;
 mod preflight;
 mod rm;
+mod run;
 mod status;
 mod umount;
 mod verify;
@@ -52,6 +53,7 @@ struct Args {
 enum Command {
     Mount(mount::Args),
     Umount(umount::Args),
+    Run(run::Args),
     Status(status::Args),
     Flush(flush::Args),
     Rm(rm::Args),
@@ -95,6 +97,7 @@ pub fn run() -> ExitCode {
     let end = match args.command {
         Command::Mount(args) => mount::run(&args, &env),
         Command::Umount(args) => umount::run(&args, &env),
+        Command::Run(args) => return run::run(&args, &env),
         Command::Status(args) => status::run(&args, &env),
         Command::Flush(args) => flush::run(&args, &env),
         Command::Rm(args) => rm::run(&args, &env),

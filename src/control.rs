@@ -9,6 +9,7 @@
 
 pub mod client;
 mod human;
+pub mod line;
 pub mod lists;
 pub mod mounts;
 pub mod server;

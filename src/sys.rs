@@ -38,6 +38,27 @@ pub fn may_administer() -> bool {
     bits.is_none_or(|bits| bits & (1 << CAP_SYS_ADMIN) != 0)
 }
 
+/// Gives this process mounts of its own, that nobody else sees: as root, or in a user namespace in which the user is who
+/// he is, but may mount.
+pub fn own_mounts() -> io::Result<()> {
+    use rustix::mount::{MountPropagationFlags, mount_change};
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    let mut namespaces = UnshareFlags::NEWNS;
+    if !may_administer() {
+        namespaces |= UnshareFlags::NEWUSER;
+    }
+    // SAFETY: no table of descriptors is unshared.
+    unsafe { unshare_unsafe(namespaces) }?;
+    if namespaces.contains(UnshareFlags::NEWUSER) {
+        std::fs::write("/proc/self/setgroups", "deny")?;
+        std::fs::write("/proc/self/uid_map", format!("{0} {0} 1", uid.as_raw()))?;
+        std::fs::write("/proc/self/gid_map", format!("{0} {0} 1", gid.as_raw()))?;
+    }
+    let flags = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    Ok(mount_change("/", flags)?)
+}
+
 /// The number of a user by name, from the user database.
 pub fn user_id(name: &str) -> Option<u32> {
     let name = CString::new(name).ok()?;
@@ -217,6 +238,19 @@ impl EndSignals {
         };
         // SAFETY: `check` lets only a valid, fresh descriptor through.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(check(fd)?) }))
+    }
+
+    /// Delivers them as before again. One that came meanwhile and was not taken arrives now.
+    pub fn unblock(self) {
+        // SAFETY: the set is filled in before it is used, as in `block`.
+        unsafe {
+            let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+            libc::sigemptyset(set.as_mut_ptr());
+            for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+                libc::sigaddset(set.as_mut_ptr(), signal);
+            }
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut());
+        }
     }
 
     /// The next signal that has arrived, by number; `None` when there is none.

@@ -9,6 +9,8 @@
 mod fstab;
 /// Mounts come, are asked and go.
 mod mounts;
+/// A mount for the life of one command.
+mod run;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -75,7 +75,7 @@ pub(super) fn start(request: &Request<'_>, env: &Env) -> Result<Exit, Failure> {
     }
 }
 
-fn cannot(config: &Config, why: impl std::fmt::Display) -> Failure {
+pub(super) fn cannot(config: &Config, why: impl std::fmt::Display) -> Failure {
     Failure::new(
         Exit::Mount,
         format!("cannot mount {}: {why}", config.mountpoint.display()),
@@ -107,7 +107,7 @@ fn background(config: Config, mounted: impl FnOnce()) -> Result<Exit, Failure> {
 }
 
 /// The daemon's side. Until it is ready its news go to the starter, who prints them; then they go to the log.
-fn serve_in_background(config: Config, messenger: daemon::Messenger) -> Exit {
+pub(super) fn serve_in_background(config: Config, messenger: daemon::Messenger) -> Exit {
     if let Err(err) = logging::start(&config.log, Audience::Syslog) {
         messenger.failed(&err.to_string());
         return Exit::Mount;

@@ -42,17 +42,13 @@ pub(super) fn check(config: &Config, path: Option<&OsStr>) -> Result<Vec<String>
     is_directory(mountpoint)?;
     apart(config)?;
     fuse_device()?;
-    if config_is_for_user() {
+    if !sys::may_administer() {
         user_may_mount(config.allow_other, path)?;
     }
     Ok(not_empty(mountpoint)
         .into_iter()
         .chain(remote_missing(config))
         .collect())
-}
-
-fn config_is_for_user() -> bool {
-    sys::effective_uid() != 0
 }
 
 /// A living mount of ours is in the way; a dead one is detached, which is said at once since it is done.

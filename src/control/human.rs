@@ -49,7 +49,7 @@ impl Status {
     }
 
     /// Lookups of entries that could not be served.
-    fn absent(&self) -> u64 {
+    pub(super) fn absent(&self) -> u64 {
         let c = &self.counters;
         c.misses + c.failed_fetches + c.late_fetches + c.corrupt + c.no_room
     }
@@ -181,7 +181,7 @@ fn grouped(number: u64) -> String {
     text
 }
 
-fn bytes(number: u64) -> String {
+pub(super) fn bytes(number: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if number < 1024 {
         return format!("{number} B");
@@ -192,7 +192,7 @@ fn bytes(number: u64) -> String {
     format!("{}.{} {unit}", tenths / 10, tenths % 10)
 }
 
-fn span(seconds: u64) -> String {
+pub(super) fn span(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
     match seconds {
         0..60 => format!("{seconds} s"),
