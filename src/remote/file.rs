@@ -26,6 +26,8 @@ use tempfile::NamedTempFile;
 use url::Url;
 
 use crate::object::{Blob, Payload};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW};
+
 use crate::remote::RemoteError;
 use crate::remote::blob::{Blobs, Stored, Written};
 use crate::signature::Meta;
@@ -255,6 +257,24 @@ impl Blobs for Directory {
             Ok(_) => Ok(true),
             Err(error) if is_absent(&error) => self.miss(false),
             Err(error) => Err(self.error("look at", &path, error)),
+        }
+    }
+
+    fn touch(&self, key: &str) -> Result<bool, RemoteError> {
+        let path = self.path(key)?;
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_NOW,
+        };
+        let both = Timestamps {
+            last_access: now,
+            last_modification: now,
+        };
+        let touched = rustix::fs::utimensat(CWD, &path, &both, AtFlags::SYMLINK_NOFOLLOW);
+        match touched.map_err(io::Error::from) {
+            Ok(()) => Ok(true),
+            Err(error) if is_absent(&error) => self.miss(false),
+            Err(error) => Err(self.error("touch", &path, error)),
         }
     }
 
