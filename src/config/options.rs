@@ -3,6 +3,8 @@
 //! A list is comma-separated; `\,` stands for a comma in a value and `\\` for a backslash, any other backslash is
 //! itself. A switch is written `name`, `noname` or `name=on|off`.
 
+use std::time::Duration;
+
 use super::values::{
     amount, count, duration, mask, some_amount, some_duration, speed, switch, threads,
 };
@@ -18,7 +20,16 @@ pub struct OptionSpec {
     pub default: &'static str,
     /// One line for people.
     pub help: &'static str,
+    /// The field that it sets.
+    field: &'static str,
     set: fn(&mut Draft, &str) -> Result<(), String>,
+}
+
+impl OptionSpec {
+    /// Whether it can be said of one remote alone.
+    fn is_of_one_remote(&self) -> bool {
+        self.field.starts_with("remote.") || ["key_file.", "lookup_timeout."].contains(&self.field)
+    }
 }
 
 /// An option with a value.
@@ -29,6 +40,7 @@ macro_rules! valued {
             value: Some($value),
             default: $default,
             help: $help,
+            field: concat!($(stringify!($field), "."),+),
             set: |draft, text| {
                 draft.$($field).+ = Some($parse(text)?);
                 Ok(())
@@ -45,6 +57,7 @@ macro_rules! of_remote {
             value: Some($value),
             default: $default,
             help: $help,
+            field: concat!("remote.", stringify!($field)),
             set: |draft, text| {
                 draft.remote.$field = $parse(text)?;
                 Ok(())
@@ -61,6 +74,7 @@ macro_rules! switched {
             value: None,
             default: $default,
             help: $help,
+            field: concat!($(stringify!($field)),+),
             set: |draft, text| {
                 draft.$($field).+ = Some(switch(text)?);
                 Ok(())
@@ -149,6 +163,25 @@ pub static OPTIONS: &[OptionSpec] = &[
         "off, error, warn, info, debug or trace", level_filter => log.level),
     valued!("log_file", "FILE", "syslog, in the foreground standard error",
         "append the log to a file", some_text => log.file),
+    OptionSpec {
+        name: "remote",
+        value: Some("REMOTE"),
+        default: "none",
+        help: "one more remote, asked after those named so far",
+        field: "",
+        set: |draft, text| {
+            draft.more.push(some_text(text)?);
+            Ok(())
+        },
+    },
+    valued!("touch", "TIME", "off",
+        "tell the remotes that an entry is in use, when they heard of it longer ago", touch => touch),
+    switched!(
+        "reshare",
+        "off",
+        "upload entries that are used here and that the remote lacks",
+        reshare
+    ),
     valued!("fsname", "NAME", "the remote without credentials",
         "source shown in the mount table", some_text => fsname),
 ];
@@ -423,6 +456,55 @@ fn apply_one(option: &str, draft: &mut Draft) -> Result<(), ConfigError> {
     (spec.set)(draft, value).map_err(|why| wrong(name, why))
 }
 
+/// Applies an attribute of one remote. What is not understood may be anything, so it is not repeated.
+pub(super) fn apply_attribute(attribute: &str, draft: &mut Draft) -> Result<(), ConfigError> {
+    let (name, value) = match attribute.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (attribute, None),
+    };
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    if !name.bytes().all(is_name) {
+        return Err(wrong(
+            "|",
+            "behind it stands rw, ro, off or an option such as layout=flat; a | in a URL is written %7C".into(),
+        ));
+    }
+    let (spec, value) = find(name, value)?;
+    if !spec.is_of_one_remote() {
+        let why = "is an option of the mount, not of one remote: give it with -o";
+        return Err(wrong(name, why.into()));
+    }
+    forget_other_credentials(name, draft);
+    let value = percent_decoded(value).map_err(|why| wrong(name, why))?;
+    (spec.set)(draft, &value).map_err(|why| wrong(name, why))
+}
+
+/// Whoever logs in to one remote in a way of its own does not do so in the way of all.
+fn forget_other_credentials(name: &str, draft: &mut Draft) {
+    let files = ["basic_file", "bearer_file", "netrc_file"];
+    if files.contains(&name) {
+        let remote = &mut draft.remote;
+        (remote.basic_file, remote.bearer_file, remote.netrc_file) = (None, None, None);
+    }
+}
+
+fn percent_decoded(text: &str) -> Result<String, String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        if *first != b'%' {
+            bytes.push(*first);
+            rest = after;
+            continue;
+        }
+        let digits = after.get(..2).and_then(|d| std::str::from_utf8(d).ok());
+        let byte = digits.and_then(|d| u8::from_str_radix(d, 16).ok());
+        bytes.push(byte.ok_or("a % is written %25")?);
+        rest = &after[2..];
+    }
+    String::from_utf8(bytes).map_err(|_| "is not UTF-8".into())
+}
+
 fn is_accepted(name: &str) -> bool {
     ACCEPTED.contains(&name)
         || FOREIGN.iter().any(|foreign| foreign.name == name)
@@ -542,6 +624,13 @@ fn some_text<T: From<String>>(text: &str) -> Result<T, String> {
         return Err("is empty".into());
     }
     Ok(text.to_owned().into())
+}
+
+fn touch(text: &str) -> Result<Option<Duration>, String> {
+    match text {
+        "off" => Ok(None),
+        time => some_duration(time).map(Some),
+    }
 }
 
 fn push(text: &str) -> Result<Push, String> {
