@@ -7,8 +7,10 @@
 //! in as a [`Host`]. No value of an option is ever a secret itself, only the name of the file that holds it, since
 //! options end up in process lists and mount tables.
 
+pub mod foreign;
 pub mod options;
 pub mod places;
+mod spec;
 mod values;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +21,7 @@ use log::LevelFilter;
 use crate::remote::{Environment, RemoteOptions, Secret};
 
 pub use places::RemoteUrl;
+pub use spec::{Mode, Shard, Tier};
 pub use values::Amount;
 
 const KIB: u64 = 1024;
@@ -49,8 +52,10 @@ const MIN_EVENT_THREADS: usize = 2;
 /// Everything that a mount needs to know, validated.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The remote.
+    /// All remotes, as they were typed.
     pub remote: RemoteUrl,
+    /// The same, one by one, in the order in which they are asked; never empty.
+    pub tiers: Vec<Tier>,
     /// Where it is mounted; absolute.
     pub mountpoint: PathBuf,
     /// The directory on disk that holds the entries; absolute.
@@ -63,12 +68,16 @@ pub struct Config {
     pub min_free: u64,
     /// Never writes the remote.
     pub ro: bool,
-    /// When what is renamed in is uploaded; always [`Push::Off`] when `ro`.
+    /// When what is renamed in is uploaded; always [`Push::Off`] when `ro`, or when no tier may be written.
     pub push: Push,
     /// How long "absent" is remembered.
     pub negative_ttl: Duration,
-    /// Latest first byte of a lookup.
+    /// Latest first byte of a lookup, in the tier that has the longest time for it.
     pub lookup_timeout: Duration,
+    /// Remotes are told of entries in use when they heard of them longer ago than so.
+    pub touch: Option<Duration>,
+    /// Entries in use are uploaded again if the remotes lack them.
+    pub reshare: bool,
     /// How uploads are awaited at unmount.
     pub drain_timeout: Duration,
     /// Most objects that may be pending.
@@ -81,7 +90,7 @@ pub struct Config {
     pub upload_threads: usize,
     /// Event loops.
     pub event_threads: usize,
-    /// What the remote is to be opened with, but for the key.
+    /// What remotes are to be opened with that are not in `tiers`, but for the key.
     pub remote_options: RemoteOptions,
     /// File with the key that objects are authenticated with; whoever opens the remote reads it.
     pub key_file: Option<PathBuf>,
@@ -229,6 +238,8 @@ pub enum ConfigError {
 /// The options as typed: what was not said is `None`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Draft {
+    /// Remotes besides the one in the arguments.
+    more: Vec<String>,
     backing: Option<PathBuf>,
     size: Option<Amount>,
     min_free: Option<Amount>,
@@ -236,6 +247,8 @@ pub(crate) struct Draft {
     push: Option<Push>,
     negative_ttl: Option<Duration>,
     lookup_timeout: Option<Duration>,
+    touch: Option<Option<Duration>>,
+    reshare: Option<bool>,
     drain_timeout: Option<Duration>,
     pending_max: Option<u64>,
     pending_size: Option<Amount>,
@@ -264,7 +277,6 @@ impl Config {
         options: &[String],
         host: &Host,
     ) -> Result<Self, ConfigError> {
-        let remote = RemoteUrl::new(remote)?;
         let mut draft = Draft::default();
         for list in options {
             options::apply(list, &mut draft)?;
@@ -285,11 +297,16 @@ impl Config {
 
 impl Draft {
     fn resolve(
-        self,
-        remote: RemoteUrl,
+        mut self,
+        remote: &str,
         mountpoint: &Path,
         host: &Host,
     ) -> Result<Config, ConfigError> {
+        let mut texts = vec![remote.to_owned()];
+        texts.append(&mut self.more);
+        let tiers = spec::tiers(&texts, &self, LOOKUP_TIMEOUT, host)?;
+        let shown: Vec<_> = tiers.iter().map(|tier| tier.shown.as_str()).collect();
+        let remote = RemoteUrl::all(texts.join(" "), shown.join(" "));
         let mountpoint = host.cwd.join(mountpoint);
         let backing = match self.backing {
             Some(dir) => host.cwd.join(dir),
@@ -307,13 +324,19 @@ impl Draft {
             },
             min_free: min_free(self.min_free, disk)?,
             ro,
-            push: if ro {
+            push: if ro || tiers.iter().all(|tier| tier.mode == Mode::ReadOnly) {
                 Push::Off
             } else {
                 self.push.unwrap_or_default()
             },
             negative_ttl: self.negative_ttl.unwrap_or(Duration::from_secs(10)),
-            lookup_timeout: self.lookup_timeout.unwrap_or(LOOKUP_TIMEOUT),
+            lookup_timeout: tiers
+                .iter()
+                .map(|tier| tier.lookup_timeout)
+                .max()
+                .unwrap_or(LOOKUP_TIMEOUT),
+            touch: self.touch.flatten(),
+            reshare: self.reshare.unwrap_or(false),
             drain_timeout: self.drain_timeout.unwrap_or(Duration::from_secs(60)),
             fetch_threads: self.fetch_threads.unwrap_or(16),
             upload_threads: self.upload_threads.unwrap_or(8),
@@ -334,6 +357,7 @@ impl Draft {
             log: log_options(self.log, host),
             run_dir: places::run_dir(host),
             remote,
+            tiers,
             mountpoint,
             backing,
         })

@@ -99,10 +99,36 @@ pub struct Status {
     pub remote_trouble: Option<String>,
     /// For how long it has not been asked; zero when it is well.
     pub remote_since_seconds: u64,
+    /// The remotes one by one, in the order in which they are asked.
+    pub remotes: Vec<RemoteStatus>,
     /// What is wrong with the backing disk; absent when it is well.
     pub disk_trouble: Option<String>,
     /// Whether all entries on disk are counted and known to eviction already.
     pub index_complete: bool,
+}
+
+/// How one of the remotes is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RemoteStatus {
+    /// Without credentials.
+    pub name: String,
+    /// `rw` or `ro`.
+    pub mode: String,
+    /// `ok`; `failing`, `hangs` or `slow` while it is not asked.
+    pub state: String,
+    /// Why it is not; absent when it is well.
+    pub trouble: Option<String>,
+    /// For how long it has not been asked; zero when it is well.
+    pub since_seconds: u64,
+    /// Lookups that it had the object for.
+    pub hits: u64,
+    /// Lookups that it did not.
+    pub misses: u64,
+    /// Objects that it took.
+    pub uploaded: u64,
+    /// Calls that failed.
+    pub errors: u64,
 }
 
 /// What is not on the remote yet.

@@ -17,7 +17,7 @@ mod patience;
 
 use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -44,6 +44,8 @@ const WINDOWS: u32 = 2;
 const TICKS: u32 = 12;
 /// A miss that takes longer than this part of the lookup timeout was waited for in vain: it saves nothing.
 const SLOW_MISS: u32 = 2;
+/// Contents of one object that are tried, of as many remotes.
+const CONTENTS: u32 = 4;
 /// Bytes moved at a time.
 const CHUNK: usize = 128 * 1024;
 
@@ -98,7 +100,11 @@ pub struct Fetch {
     state: Mutex<State>,
     /// Signalled when the clock has to look again.
     changed: Condvar,
+    on_remote: OnceLock<Listener>,
 }
+
+/// Told of an entry that was fetched.
+pub type Listener = Box<dyn Fn(&Place) + Send + Sync>;
 
 struct State {
     flights: Flights,
@@ -137,6 +143,7 @@ impl Fetch {
             landing: RwLock::default(),
             state,
             changed: Condvar::new(),
+            on_remote: OnceLock::new(),
         }
     }
 
@@ -170,7 +177,7 @@ impl Fetch {
 
     /// Calls `waiter` when the entry is here, known to be absent, or when that takes too long.
     pub fn ask(&self, place: Place, waiter: Waiter) {
-        let well = self.remote.trouble().is_none();
+        let well = self.remote.trouble_about(&place.sig).is_none();
         let now = self.clock.now();
         let mut state = self.state();
         let accepted = well && (state.flights.has(&place) || state.begin(place));
@@ -304,12 +311,13 @@ impl Fetch {
                 self.stats.misses.one();
                 Outcome::Absent
             }
-            Ok(Some(object)) => {
-                let window = self.times.lookup_timeout / WINDOWS;
-                let pace = Pace::new(self.times.min_speed.max(1), window);
-                let arrived = object.arrived.clone();
-                self.state().flights.arriving(place, arrived, pace);
-                self.take_in(place, object)
+            Ok(Some(object)) => self.take_first_whole(place, object),
+            Err(error @ RemoteError::Partly(_)) => {
+                // Until others can be asked again, asking once more is of no use.
+                self.stats.failed_fetches.one();
+                log::debug!("cannot fetch {}: {error}", place.sig);
+                self.remember_miss(place);
+                Outcome::Unknown
             }
             Err(error) => {
                 if error.is_transient() {
@@ -318,6 +326,27 @@ impl Fetch {
                 self.failed(place, &error)
             }
         }
+    }
+
+    /// Takes in an object. If its content cannot be read and another remote may have it, that one is asked.
+    fn take_first_whole(&self, place: &Place, mut object: Object) -> Outcome {
+        for attempt in 1.. {
+            let window = self.times.lookup_timeout / WINDOWS;
+            let pace = Pace::new(self.times.min_speed.max(1), window);
+            let arrived = object.arrived.clone();
+            self.state().flights.arriving(place, arrived, pace);
+            let outcome = self.take_in(place, object);
+            let again = attempt < CONTENTS && outcome != Outcome::Here;
+            if !again || !self.remote.elsewhere(&place.sig) {
+                return outcome;
+            }
+            match self.remote.get(&place.sig) {
+                Ok(Some(other)) => object = other,
+                Ok(None) => return Outcome::Absent,
+                Err(_) => return outcome,
+            }
+        }
+        Outcome::Unknown
     }
 
     fn take_in(&self, place: &Place, object: Object) -> Outcome {
@@ -372,6 +401,9 @@ impl Fetch {
         incoming.commit(place, object.meta)?;
         self.stats.fetched.one();
         self.stats.fetched_bytes.add(total);
+        if let Some(listener) = self.on_remote.get() {
+            listener(place);
+        }
         Ok(true)
     }
 
@@ -392,15 +424,31 @@ impl Fetch {
 
     /// Ends a flight: remembers a miss and tells everybody who waits.
     fn land(&self, place: &Place, outcome: Outcome) {
-        let until = self.clock.now() + self.times.negative_ttl;
-        let mut state = self.state();
         if outcome == Outcome::Absent {
-            state.misses.put(place.sig, until);
+            self.remember_miss(place);
         }
+        let mut state = self.state();
         let waiters = state.flights.land(place);
         drop(state);
         for waiter in waiters {
             waiter(outcome);
+        }
+    }
+
+    fn remember_miss(&self, place: &Place) {
+        let until = self.clock.now() + self.times.negative_ttl;
+        self.state().misses.put(place.sig, until);
+    }
+
+    /// A remote that could not be asked can be now: all is to be asked again.
+    pub fn forget_misses(&self) {
+        self.state().misses.clear();
+    }
+
+    /// Has `listener` told of each entry that was fetched; only the first who asks for that is heard.
+    pub fn set_listener(&self, listener: Listener) {
+        if self.on_remote.set(listener).is_err() {
+            log::debug!("somebody is told already what is fetched");
         }
     }
 

@@ -96,6 +96,9 @@ pub trait Kernel: Send + Sync {
     fn forget_name(&self, parent: u64, name: &OsStr);
 }
 
+/// Told of each use of an entry that is here.
+pub type Uses = Box<dyn Fn(&Place) + Send + Sync>;
+
 /// The file system.
 pub struct Fs {
     store: Arc<Store>,
@@ -108,6 +111,7 @@ pub struct Fs {
     handles: Handles,
     next_handle: AtomicU64,
     kernel: OnceLock<Box<dyn Kernel>>,
+    uses: OnceLock<Uses>,
     config_lock: lock::ConfigLock,
     root_ino: u64,
     device: u64,
@@ -135,6 +139,7 @@ impl Fs {
             handles: Handles::default(),
             next_handle: AtomicU64::new(1),
             kernel: OnceLock::new(),
+            uses: OnceLock::new(),
             config_lock: lock::ConfigLock::default(),
             root_ino: root.st_ino,
             device: root.st_dev,
@@ -145,6 +150,21 @@ impl Fs {
     pub fn set_kernel(&self, kernel: Box<dyn Kernel>) {
         if self.kernel.set(kernel).is_err() {
             log::error!("bug: the kernel was set twice");
+        }
+    }
+
+    /// Has `uses` told of each use of an entry; only the first who asks for that is heard.
+    pub fn set_uses(&self, uses: Uses) {
+        if self.uses.set(uses).is_err() {
+            log::debug!("somebody is told already which entries are used");
+        }
+    }
+
+    fn was_used(&self, place: &Place) {
+        self.store.touch(place);
+        self.stats.hits.one();
+        if let Some(uses) = self.uses.get() {
+            uses(place);
         }
     }
 

@@ -36,10 +36,11 @@
 //! | [`clock`], [`sys`], [`stop`] | time; every `unsafe` block; a request to stop | everything of ours |
 //! | [`stats`] | the counters, shared by all | who counts |
 //! | [`object`] | the format: content to payload, blob to content that verifies itself | remotes, keys, directories |
-//! | [`remote`] | the contract, the list of schemes, `file`, `http`, `redis`, `memory`; `retry`, `breaker` and `deadline` around any of them | disk layout, file system, kernel |
+//! | [`remote`] | the contract, the list of schemes, `file`, `http`, `redis`, `memory`; `retry`, `breaker` and `deadline` around any of them, `shards` and `tiers` over several | disk layout, file system, kernel |
 //! | [`store`] | the backing directory: lock, layout, index, eviction, the one way in for bytes, power cuts, hashes | network, remotes, uploads, kernel |
 //! | [`fetch`] | remote to store, once however many wait; recent misses | file system, kernel |
 //! | [`upload`] | journal, queue and workers: store to remote until it has it | file system, kernel |
+//! | [`upkeep`] | promotion into upper tiers, touch, reshare: store to remote, when there is time | file system, kernel |
 //! | [`fs`] | the file system: one method an operation, returning values | replies, threads, network |
 //! | [`fuse`] | requests to `fs` and values to replies; passthrough | policy |
 //! | [`control`] | the socket: status, flush, remove, stop; both ends; the mount table | what a mount is made of |
@@ -58,14 +59,14 @@
 //!           '--> daemon -> mount              mount builds and wires all below
 //!  fuse                      control::server
 //!    v                           v
-//!   fs ---------> upload, fetch ------> stats
+//!   fs ---------> upload, fetch, upkeep > stats
 //!    |              v        v
-//!    '---------> store     remote <--- retry, breaker, deadline; file, http, redis, memory
+//!    '---------> store     remote <--- tiers, shards, retry, breaker, deadline; file, http, redis, memory
 //!                  v          v
 //!    signature  name       object     clock  sys     the bottom
 //! ```
 //!
-//! `store` and `remote` never meet but in `fetch` and `upload`. No network call is made on a thread that answers the
+//! `store` and `remote` never meet but in `fetch`, `upload` and `upkeep`. No network call is made on a thread that answers the
 //! kernel, and no lock is held over one.
 //!
 //! # The promises, and where each is kept
@@ -115,4 +116,5 @@ pub mod stats;
 pub mod stop;
 pub mod store;
 pub mod sys;
+pub mod upkeep;
 pub mod upload;

@@ -5,6 +5,8 @@
 
 mod chores;
 mod controls;
+mod remotes;
+mod runner;
 mod threads;
 mod workers;
 
@@ -27,26 +29,21 @@ use crate::fetch::{self, Fetch};
 use crate::fs::{self, Fs};
 use crate::fuse::{FuseFs, Hands, Invalidator, Passthrough};
 use crate::name::PRIVATE_DIR;
-use crate::remote::breaker::{Breaker, BreakerOptions};
-use crate::remote::deadline::{Deadline, DeadlineOptions};
-use crate::remote::retry::{Retry, RetryOptions};
-use crate::remote::{self, KeyError, Remote, RemoteError, RemoteOptions};
+use crate::remote::{KeyError, RemoteError};
 use crate::stats::Stats;
 use crate::stop::Stop;
 use crate::store::{Limits, Store, StoreError};
+use crate::upkeep::{self, Upkeep};
 use crate::upload::{self, Uploads};
 use crate::{name::Place, sys};
 use chores::Chore;
 use controls::Controls;
+use remotes::Remotes;
+pub use remotes::{Opened, open_remote, open_remotes};
 use threads::Threads;
 
-/// The breaker probes a dead remote at least this often. With a probe before that waits for the stall time, a remote
-/// that is back is used again within ten seconds.
-const LONGEST_BREAK: Duration = Duration::from_secs(4);
 /// How often it is asked whether a probe is due, and whether calls are overdue.
 const PROBE_TICK: Duration = Duration::from_millis(500);
-/// Attempts of a fetch.
-const FETCH_ATTEMPTS: u32 = 2;
 /// How long a mount that was told to stop waits for those who still have files open in it.
 const LINGER: Duration = Duration::from_secs(2);
 /// How long uploads that are under way when the draining ends may still take.
@@ -91,27 +88,6 @@ pub struct Summary {
     pub pending_left: u64,
 }
 
-/// Opens the remote that a configuration names, without decorators; the mount is not needed for it.
-pub fn open_remote(config: &Config) -> Result<Arc<dyn Remote>, MountError> {
-    Ok(remote::open(
-        config.remote.as_given(),
-        &remote_options(config)?,
-    )?)
-}
-
-/// The options of the remote, with the key read from its file.
-fn remote_options(config: &Config) -> Result<RemoteOptions, KeyError> {
-    let key = config
-        .key_file
-        .as_deref()
-        .map(remote::Key::read)
-        .transpose()?;
-    Ok(RemoteOptions {
-        key,
-        ..config.remote_options.clone()
-    })
-}
-
 /// A running mount.
 pub struct Mount {
     parts: Arc<Parts>,
@@ -130,11 +106,10 @@ struct Parts {
     config: Config,
     clock: Arc<dyn Clock>,
     store: Arc<Store>,
-    remote: Arc<Breaker>,
-    /// What is behind the breaker: knows which calls are overdue.
-    watched: Arc<Deadline>,
+    remotes: Remotes,
     fetch: Arc<Fetch>,
     uploads: Arc<Uploads>,
+    upkeep: Option<Arc<Upkeep>>,
     stats: Arc<Stats>,
     passthrough: Arc<Passthrough>,
     hands: Arc<Hands>,
@@ -156,6 +131,7 @@ impl Mount {
         let fs = Arc::new(parts.file_system()?);
         let session = parts.session(&fs)?;
         fs.set_kernel(Box::new(Invalidator(session.notifier())));
+        parts.wire_upkeep(&fs);
         parts
             .hands
             .set_device(session.as_fd().try_clone_to_owned()?);
@@ -164,6 +140,7 @@ impl Mount {
         let mut uploaders = Threads::default();
         workers::fetchers(&mut helpers, &parts, &jobs.fetch)?;
         workers::keepers(&mut helpers, &parts, &fs)?;
+        workers::upkeep(&mut helpers, &parts)?;
         let (doing, chores) = (parts.clone(), jobs.chores);
         let file_system = fs.clone();
         helpers.spawn_loop("chores", &parts.stats, &parts.over, move || {
@@ -204,6 +181,7 @@ impl Mount {
         parts.fetch.stop();
         let drained = parts.drain(&self.uploaders);
         parts.store.stop();
+        parts.upkeep.iter().for_each(|upkeep| upkeep.stop());
         parts.over.ask();
         // What is still talking to the remote ends with the process.
         self.helpers.join_within(&*parts.clock, LAST_HELPERS);
@@ -236,55 +214,52 @@ impl Parts {
             size: config.size,
             min_free: config.min_free,
         };
-        let spool_dir = config.backing.join(PRIVATE_DIR).join("tmp");
-        let options = RemoteOptions {
-            spool_dir,
+        let local = remotes::Local {
+            spool_dir: config.backing.join(PRIVATE_DIR).join("tmp"),
             umask,
             clock: clock.clone(),
-            ..remote_options(&config)?
         };
-        let plain = remote::open(config.remote.as_given(), &options)?;
-        prepare(&plain)?;
+        let remotes = Remotes::open(&config, &local)?;
+        prepare(&remotes)?;
         let store = Store::open(&config.backing, limits, clock.clone(), stats.clone())?;
         let store = Arc::new(store);
-        let retry = RetryOptions {
-            attempts: FETCH_ATTEMPTS,
-            ..RetryOptions::default()
-        };
-        let breaker = BreakerOptions {
-            max_delay: LONGEST_BREAK,
-            patience: config.lookup_timeout,
-            min_speed: options.min_speed,
-            in_background: true,
-            ..BreakerOptions::default()
-        };
-        let deadline = DeadlineOptions {
-            first_byte: config.lookup_timeout,
-            stall: options.stall_timeout,
-            whole: options.request_timeout,
-            min_speed: options.min_speed,
-        };
-        let watched = Arc::new(Deadline::new(plain, clock.clone(), deadline));
-        let remote = Arc::new(Breaker::new(watched.clone(), clock.clone(), breaker));
-        // A retry stops as soon as the breaker opens. Uploads have a schedule of their own.
-        let retried = Arc::new(Retry::new(remote.clone(), clock.clone(), retry));
-
-        let uploads = Uploads::new(store.clone(), remote.clone(), clock.clone(), stats.clone())?;
+        let uploads = Uploads::new(
+            store.clone(),
+            remotes.writing.clone(),
+            clock.clone(),
+            stats.clone(),
+        )?;
         let uploads = uploads.bounded(upload_limits(&config));
         let (send, receive) = crossbeam_channel::bounded(fetch::QUEUE);
         let times = fetch::Times {
             negative_ttl: config.negative_ttl,
             lookup_timeout: config.lookup_timeout,
-            min_speed: options.min_speed,
+            min_speed: remotes.min_speed,
         };
         let fetch = Fetch::new(
             store.clone(),
-            retried,
+            remotes.reading.clone(),
             clock.clone(),
             stats.clone(),
             times,
             send,
         );
+        let upkeep = (config.push != Push::Off).then(|| {
+            let options = upkeep::Options {
+                touch: config.touch,
+                reshare: config.reshare,
+            };
+            let (writing, tiers) = (remotes.writing.clone(), remotes.tiers.clone());
+            let (clock, stats) = (clock.clone(), stats.clone());
+            Arc::new(Upkeep::new(
+                store.clone(),
+                writing,
+                tiers,
+                clock,
+                stats,
+                options,
+            ))
+        });
         let (chores, chores_todo) = crossbeam_channel::bounded(chores::WAITING);
         let off = no_passthrough(&config).map(str::to_owned);
         let parts = Self {
@@ -294,14 +269,14 @@ impl Parts {
             hands: Arc::new(Hands::new(config.event_threads)?),
             fetch: Arc::new(fetch),
             uploads: Arc::new(uploads),
+            upkeep,
             chores,
             stop: Stop::new()?,
             over: Stop::new()?,
             config,
             clock,
             store,
-            remote,
-            watched,
+            remotes,
             stats,
         };
         let jobs = Jobs {
@@ -327,6 +302,20 @@ impl Parts {
             self.clock.clone(),
             self.stats.clone(),
         )
+    }
+
+    /// Has the upkeep hear of what is fetched, uploaded and used.
+    fn wire_upkeep(&self, fs: &Fs) {
+        let Some(upkeep) = &self.upkeep else { return };
+        let hears = |what: fn(&Upkeep, &Place)| -> fetch::Listener {
+            let upkeep = upkeep.clone();
+            Box::new(move |place| what(&upkeep, place))
+        };
+        self.fetch.set_listener(hears(Upkeep::fetched));
+        self.uploads.set_listener(hears(Upkeep::heard));
+        if upkeep.wants_uses() {
+            fs.set_uses(hears(Upkeep::used));
+        }
     }
 
     fn session(&self, fs: &Arc<Fs>) -> Result<Session<FuseFs>, MountError> {
@@ -457,17 +446,20 @@ impl Parts {
     }
 }
 
-/// Has the remote look for its directory, so that from now on it would be noticed if that went. A dead file server may keep
-/// the thread for ever, and us for a moment.
-fn prepare(remote: &Arc<dyn Remote>) -> io::Result<()> {
-    let (done, is_done) = crossbeam_channel::bounded::<()>(1);
-    let preparing = remote.clone();
-    threads::spawn("prepare", move || {
-        preparing.prepare();
-        drop(done);
-    })?;
+/// Has the remotes look for their directories, so that from now on it would be noticed if those went. A dead file
+/// server may keep its thread for ever, and us for a moment.
+fn prepare(remotes: &Remotes) -> io::Result<()> {
+    let (done, all_done) = crossbeam_channel::bounded::<()>(1);
+    for leaf in &remotes.leaves {
+        let (preparing, done) = (leaf.plain.clone(), done.clone());
+        threads::spawn("prepare", move || {
+            preparing.prepare();
+            drop(done);
+        })?;
+    }
+    drop(done);
     // It ends by a hang-up, or is too late.
-    is_done.recv_timeout(PREPARE).ok();
+    all_done.recv_timeout(PREPARE).ok();
     Ok(())
 }
 

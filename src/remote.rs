@@ -13,6 +13,7 @@
 
 pub mod blob;
 pub mod breaker;
+pub mod counted;
 pub mod deadline;
 pub mod file;
 #[cfg(feature = "http")]
@@ -29,6 +30,8 @@ pub mod retry;
 mod runtime;
 #[cfg(test)]
 mod scripted;
+pub mod shards;
+pub mod tiers;
 #[cfg(any(feature = "http", feature = "redis"))]
 mod trust;
 
@@ -169,6 +172,25 @@ pub trait Remote: Send + Sync {
     /// The remote as its URL, without credentials.
     fn describe(&self) -> String;
 
+    /// Of several remotes the one that has this object, or would have it; after [`Put::Diverged`] the one that has
+    /// other content.
+    fn describe_holder(&self, sig: &Signature) -> String {
+        let _ = sig;
+        self.describe()
+    }
+
+    /// Why it is not asked about this object at the moment. Of several remotes another one may be.
+    fn trouble_about(&self, sig: &Signature) -> Option<Trouble> {
+        let _ = sig;
+        self.trouble()
+    }
+
+    /// The object's content could not be read to its end. Whether another [`Remote::get`] asks somebody else.
+    fn elsewhere(&self, sig: &Signature) -> bool {
+        let _ = sig;
+        false
+    }
+
     /// Has it find what is on this machine now rather than with the first call. May block as long as any call; a failure
     /// shows with the next one.
     fn prepare(&self) {}
@@ -214,6 +236,10 @@ pub enum RemoteError {
     /// This remote has no such operation.
     #[error("{0}")]
     Unsupported(String),
+    /// Of several remotes some have answered, and others could not be asked or failed. They may have it; or they are still
+    /// to get it, and the others have it.
+    #[error("{0}")]
+    Partly(String),
     /// The failure is ours: the content to upload could not be read or changed meanwhile, or the
     /// spool directory is full. It says nothing about the remote.
     #[error("{0}")]
@@ -237,9 +263,11 @@ impl RemoteError {
     /// An [`io::Error`] that carries this one through a [`std::io::Read`].
     pub fn into_io(self) -> io::Error {
         let kind = match self {
-            Self::Transient(_) | Self::Busy(..) | Self::Slow(_) | Self::Local(_) => {
-                io::ErrorKind::Other
-            }
+            Self::Transient(_)
+            | Self::Busy(..)
+            | Self::Slow(_)
+            | Self::Partly(_)
+            | Self::Local(_) => io::ErrorKind::Other,
             Self::Refused(_) | Self::Untrusted(_) => io::ErrorKind::PermissionDenied,
             Self::Corrupt(_) => io::ErrorKind::InvalidData,
             Self::Full(_) => io::ErrorKind::StorageFull,
@@ -263,6 +291,7 @@ impl RemoteError {
             Self::Full(cause) => Self::Full(say(cause)),
             Self::Misconfigured(cause) => Self::Misconfigured(say(cause)),
             Self::Unsupported(cause) => Self::Unsupported(say(cause)),
+            Self::Partly(cause) => Self::Partly(say(cause)),
             Self::Local(cause) => Self::Local(say(cause)),
         }
     }

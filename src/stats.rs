@@ -62,6 +62,14 @@ counters! {
     given_up_bytes,
     /// Upload attempts that failed.
     upload_errors,
+    /// Objects that a lower tier gave and that were put into tiers above it.
+    promoted,
+    /// The same that were not: too many, or the tier failed.
+    promotions_dropped,
+    /// Entries in use that the remotes were told of.
+    touched,
+    /// Entries in use that the remotes lacked and took.
+    reshared,
     /// Entries removed to stay within the limit.
     evicted,
     /// Bytes of those.

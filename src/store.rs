@@ -12,6 +12,7 @@
 //!                    /fresh/       marks of entries that are not synced yet
 //!                    /boot         which life of the kernel made them
 //!                    /sums/        hashes of what is on the disk
+//!                    /announced    when the remotes heard of entries last
 //!                    /quarantine/  what was found to be wrong
 //! ```
 //!
@@ -21,6 +22,7 @@
 //!
 //! Locks, in this order: `health`, `state`. Nothing outside of this module is called while one is held.
 
+pub mod announced;
 pub mod evict;
 pub mod fresh;
 pub mod health;
@@ -112,6 +114,7 @@ pub struct Store {
     writing: OwnedFd,
     fresh: OwnedFd,
     sums: OwnedFd,
+    private: OwnedFd,
     lock: File,
     limits: Limits,
     prefix_digits: AtomicU8,
@@ -191,6 +194,7 @@ impl Store {
             writing: opened.writing,
             fresh: opened.fresh,
             sums: opened.sums,
+            private: opened.private,
             lock: opened.lock,
             limits,
             prefix_digits: AtomicU8::new(opened.prefix_digits),

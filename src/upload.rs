@@ -17,7 +17,7 @@ pub mod queue;
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -36,6 +36,8 @@ pub use queue::{Item, Limits};
 
 /// How often the dispatcher looks at the clock while they wait.
 const TICK: Duration = Duration::from_millis(200);
+/// It is said at most so often that some of several remotes lack something.
+const SAID_EVERY: Duration = Duration::from_secs(60);
 /// Most uploads that are given up in one go, so that the push that is one too many does not take long. The dispatcher
 /// goes on with it.
 const CUT: usize = 64;
@@ -83,7 +85,11 @@ pub struct Uploads {
     journal: Journal,
     state: Mutex<State>,
     changed: Condvar,
+    on_remote: OnceLock<Listener>,
 }
+
+/// Told of an entry that the remote has now.
+pub type Listener = Box<dyn Fn(&Place) + Send + Sync>;
 
 #[derive(Default)]
 struct State {
@@ -94,6 +100,8 @@ struct State {
     diverged: Ledger<Divergence>,
     given_up: Ledger<GivenUp>,
     burst: Burst,
+    /// Until then it need not be said again that some remotes lack something.
+    in_part_until: Option<Duration>,
 }
 
 impl Uploads {
@@ -134,7 +142,15 @@ impl Uploads {
             journal,
             state,
             changed: Condvar::new(),
+            on_remote: OnceLock::new(),
         })
+    }
+
+    /// Has `listener` told of each upload that is done; only the first who asks for that is heard.
+    pub fn set_listener(&self, listener: Listener) {
+        if self.on_remote.set(listener).is_err() {
+            log::debug!("somebody is told already which uploads are done");
+        }
     }
 
     /// The same within limits. What an earlier process left above them is given up by the dispatcher.
@@ -339,6 +355,7 @@ impl Uploads {
                 ours,
             } => {
                 self.stats.diverged.one();
+                let holder = self.remote.describe_holder(&item.place.sig);
                 self.state().diverged.add(Divergence {
                     sig: item.place.sig,
                     our_len: item.bytes,
@@ -349,10 +366,9 @@ impl Uploads {
                 });
                 let theirs = theirs.map_or("unknown".to_owned(), |hash| hex(&hash));
                 log::warn!(
-                    "{} differs from what {} holds under that signature: BLAKE3 {} here, {theirs} there; the first stays. \
+                    "{} differs from what {holder} holds under that signature: BLAKE3 {} here, {theirs} there; the first stays. \
                      The build step is not reproducible or does not declare all that it depends on",
                     item.place.sig,
-                    self.remote.describe(),
                     hex(&ours),
                 );
             }
@@ -363,6 +379,9 @@ impl Uploads {
         let left = state.queue.len();
         drop(state);
         self.drop_item(item);
+        if let Some(listener) = self.on_remote.get() {
+            listener(&item.place);
+        }
         if was_failing {
             log::info!(
                 "uploads to {} work again, {left} are pending",
@@ -382,6 +401,7 @@ impl Uploads {
                 | RemoteError::Refused(_)
                 | RemoteError::Untrusted(_)),
             ) => Blame::Remote(error.retry_after().unwrap_or_default()),
+            Failed::Other(RemoteError::Partly(_)) => Blame::Part,
             Failed::Other(_) => Blame::Object,
         };
         self.stats.upload_errors.one();
@@ -409,6 +429,11 @@ impl Uploads {
             }
             Failed::Other(error) => error,
         };
+        if let RemoteError::Partly(why) = error {
+            // The remotes themselves say what is wrong with them; an outage of one concerns every object.
+            log::debug!("{} is not uploaded everywhere: {why}", item.place.sig);
+            return self.say_in_part(why, left);
+        }
         if first {
             log::warn!(
                 "cannot upload {} to {}: {error}; {left} are pending and will be tried again",
@@ -416,6 +441,20 @@ impl Uploads {
                 self.remote.describe()
             );
         }
+    }
+
+    /// Says that something is on some of the remotes only, at most once in [`SAID_EVERY`].
+    fn say_in_part(&self, why: &str, left: usize) {
+        let now = self.clock.now();
+        let mut state = self.state();
+        if state.in_part_until.is_some_and(|until| now < until) {
+            return;
+        }
+        state.in_part_until = Some(now + SAID_EVERY);
+        drop(state);
+        log::warn!(
+            "uploads reach some of the remotes only, {left} are pending and will be tried again: {why}"
+        );
     }
 
     /// It will not be uploaded: the entry stays here only.

@@ -53,6 +53,9 @@ mod verify;
 /// Real SCons builds: every version, two machines, options, users, a real project.
 mod scons;
 
+/// Several remotes behind one mount: tiers, shards, promotion, reshare, touch.
+mod several;
+
 /// Everything at once, against an oracle of what was acknowledged.
 mod soak;
 

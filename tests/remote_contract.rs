@@ -6,6 +6,7 @@ mod beyond;
 mod cases;
 mod listed;
 mod redis;
+mod several;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -47,6 +48,11 @@ keeps_the_contract! {
     lighttpd_in_flat_layout_keeps_the_contract: served(Server::lighttpd(), layout(Layout::Flat));
     apache_keeps_the_contract: served(Server::apache(), plain());
     rclone_keeps_the_contract: served(Server::rclone(), plain());
+    two_tiers_in_memory_keep_the_contract: several::tiers(vec![memory(plain()), memory(plain())]);
+    a_directory_above_nginx_keeps_the_contract: several::tiers(vec![file(plain()), served(Server::nginx(Nginx::Open), plain())]);
+    an_empty_tier_that_is_not_written_above_another_keeps_the_contract: several::below_read_only(memory(plain()), memory(plain()));
+    three_shards_of_nginx_keep_the_contract: several::shards((0..3).map(|_| served(Server::nginx(Nginx::Open), plain())).collect());
+    tiers_of_shards_keep_the_contract: several::tiers((0..2).map(|_| several::shards(vec![memory(plain()), memory(plain())])).collect());
 }
 
 fn keeps_the_contract(case: &Case) {

@@ -3,7 +3,7 @@
 mod backing;
 mod dead;
 mod gpsd;
-mod machines;
+pub(crate) mod machines;
 mod options;
 mod servers;
 mod upstream;

@@ -35,6 +35,11 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
         "from store to remote",
     ),
     (
+        "upkeep",
+        &["clock", "name", "remote", "signature", "stats", "store"],
+        "from store to remote, when there is time",
+    ),
+    (
         "fs",
         &[
             "clock",
@@ -79,6 +84,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
             "stop",
             "store",
             "sys",
+            "upkeep",
             "upload",
         ],
         "builds and joins every part",

@@ -21,7 +21,7 @@ const CONTENT: &[u8] = b"Written by `cachedirfs check`. It can be removed.\n";
 #[derive(clap::Args)]
 #[command(after_help = options::help())]
 pub(super) struct Args {
-    /// URL of the remote: file:///DIR or http[s]://HOST/PATH
+    /// URL of the remote: file:///DIR or http[s]://HOST/PATH; of several, each is tried
     remote: String,
     /// Options, as they would be for mounting it
     #[arg(short, value_name = "OPTION,...")]
@@ -32,23 +32,24 @@ pub(super) fn run(args: &Args, env: &Env) -> Result<Exit, Failure> {
     let config = Config::unmounted(&args.remote, &args.options, &env.host)
         .map_err(|err| Failure::new(Exit::Usage, err))?;
     let clock = SystemClock::shared();
-    let remote = mount::open_remote(&config).map_err(|err| {
+    let remotes = mount::open_remotes(&config).map_err(|err| {
         Failure::new(Exit::Failed, format!("cannot use {}: {err}", config.remote))
     })?;
-    say(format_args!("checking {}", remote.describe()));
-    let probe = probe(&*clock);
-    let mut check = Check {
-        remote,
-        clock,
-        probe,
-        failed: false,
-    };
-    check.all(config.ro);
-    Ok(if check.failed {
-        Exit::Failed
-    } else {
-        Exit::Done
-    })
+    let mut exit = Exit::Done;
+    for opened in remotes {
+        say(format_args!("checking {}", opened.remote.describe()));
+        let mut check = Check {
+            remote: opened.remote,
+            clock: clock.clone(),
+            probe: probe(&*clock),
+            failed: false,
+        };
+        check.all(!opened.writes);
+        if check.failed {
+            exit = Exit::Failed;
+        }
+    }
+    Ok(exit)
 }
 
 /// A signature that no build has and no other check uses.
@@ -190,7 +191,7 @@ fn advice(err: &RemoteError) -> &'static str {
         }
         RemoteError::Misconfigured(_) => "The URL or an option is wrong.",
         RemoteError::Local(_) => "The failure is on this machine, not at the remote.",
-        RemoteError::Unsupported(_) => "",
+        RemoteError::Partly(_) | RemoteError::Unsupported(_) => "",
     }
 }
 

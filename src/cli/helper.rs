@@ -14,7 +14,7 @@ use clap::Parser;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::{Env, Exit, Failure, complain, mount, umount};
-use crate::config::options;
+use crate::config::{foreign, options};
 
 /// Which program we are called as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +140,7 @@ fn mount_as(args: MountArgs, env: &Env) -> Result<Exit, Failure> {
         }
     }
     if args.verbose {
-        for option in options.iter().flat_map(|list| options::foreign(list)) {
+        for option in options.iter().flat_map(|list| foreign::foreign(list)) {
             complain(format_args!("option `{}`: {}", option.name, option.here));
         }
     }

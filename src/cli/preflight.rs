@@ -47,7 +47,7 @@ pub(super) fn check(config: &Config, path: Option<&OsStr>) -> Result<Vec<String>
     }
     Ok(not_empty(mountpoint)
         .into_iter()
-        .chain(remote_missing(config))
+        .chain(remotes_missing(config))
         .collect())
 }
 
@@ -121,24 +121,34 @@ fn apart(config: &Config) -> Result<(), String> {
             "it is inside the backing directory {shown}; choose another with -o backing=DIR"
         ));
     }
-    let Some(remote) = config.remote.local_dir() else {
-        return Ok(());
-    };
-    let remote = if may_hang(&remote) {
-        remote
+    for remote in local_remotes(config) {
+        remote_apart(config, &remote, &backing)?;
+    }
+    Ok(())
+}
+
+/// The directories of all `file:` remotes.
+fn local_remotes(config: &Config) -> impl Iterator<Item = PathBuf> {
+    let shards = config.tiers.iter().flat_map(|tier| &tier.shards);
+    shards.filter_map(|shard| shard.url.local_dir())
+}
+
+fn remote_apart(config: &Config, remote: &Path, backing: &Path) -> Result<(), String> {
+    let named = remote.display();
+    let remote = if may_hang(remote) {
+        remote.to_owned()
     } else {
-        would_be(&remote)
+        would_be(remote)
     };
-    if remote.starts_with(mountpoint) {
+    if remote.starts_with(&config.mountpoint) {
         return Err(format!(
-            "the remote {} is inside the mountpoint",
-            config.remote
+            "the remote file://{named} is inside the mountpoint"
         ));
     }
-    if remote.starts_with(&backing) || backing.starts_with(&remote) {
+    if remote.starts_with(backing) || backing.starts_with(&remote) {
         return Err(format!(
-            "the remote {} and the backing directory {shown} are not apart",
-            config.remote
+            "the remote file://{named} and the backing directory {} are not apart",
+            config.backing.display()
         ));
     }
     Ok(())
@@ -155,10 +165,10 @@ fn may_hang(path: &Path) -> bool {
 }
 
 /// A directory that is not there may come yet, or may be a misspelling.
-fn remote_missing(config: &Config) -> Option<String> {
-    let dir = config.remote.local_dir().filter(|dir| !may_hang(dir))?;
-    let found = dir.exists() || dir.parent().is_some_and(Path::exists);
-    (!found).then(|| {
+fn remotes_missing(config: &Config) -> impl Iterator<Item = String> {
+    let is_missing =
+        |dir: &PathBuf| !may_hang(dir) && !dir.exists() && !dir.parent().is_some_and(Path::exists);
+    local_remotes(config).filter(is_missing).map(|dir| {
         format!(
             "there is no {} yet, nor the directory above it; until it is mounted or made, lookups are misses and what is \
              pushed waits",

@@ -109,7 +109,7 @@ fn ask(mounted: &Mounted, env: &Env) -> Result<Status, ClientError> {
 fn trouble(mounted: &Mounted, err: &ClientError) -> String {
     let mountpoint = mounted.mountpoint.display();
     match err {
-        ClientError::Unreachable(_) => {
+        ClientError::Unreachable(_) | ClientError::Broken(_) => {
             format!(
                 "{mountpoint}: {err}; if it is dead, mount {} there again or: cachedirfs umount {mountpoint}",
                 mounted.source

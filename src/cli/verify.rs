@@ -192,16 +192,30 @@ fn verify_remote(args: &Args, env: &Env) -> Result<Exit, Failure> {
             format!("cannot verify {}: {err}", config.remote),
         )
     };
-    let remote = mount::open_remote(&config).map_err(|err| cannot(&err))?;
+    let remotes = mount::open_remotes(&config).map_err(|err| cannot(&err))?;
+    let mut exit = Exit::Done;
+    let several = remotes.len() > 1;
+    for opened in remotes {
+        if several {
+            say(format_args!("verifying {}", opened.name));
+        }
+        let repair = args.repair && opened.writes;
+        if verify_objects(&*opened.remote, repair).map_err(|err| cannot(&err))? == Exit::Failed {
+            exit = Exit::Failed;
+        }
+    }
+    Ok(exit)
+}
+
+fn verify_objects(remote: &dyn Remote, repair: bool) -> Result<Exit, RemoteError> {
     let report = Report::new(0);
-    let check = |sig: Signature| check_object(&*remote, &sig, args.repair, &report);
-    let listed = in_parallel(REMOTE_THREADS, check, |each| {
+    let check = |sig: Signature| check_object(remote, &sig, repair, &report);
+    in_parallel(REMOTE_THREADS, check, |each| {
         remote.list(&mut |listed| {
             report.bar.inc_length(1);
             each(listed.sig);
         })
-    });
-    listed.map_err(|err| cannot(&err))?;
+    })?;
     Ok(report.end("unverifiable (raw objects have no hash)"))
 }
 

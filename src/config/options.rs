@@ -3,10 +3,12 @@
 //! A list is comma-separated; `\,` stands for a comma in a value and `\\` for a backslash, any other backslash is
 //! itself. A switch is written `name`, `noname` or `name=on|off`.
 
+use std::time::Duration;
+
 use super::values::{
     amount, count, duration, mask, some_amount, some_duration, speed, switch, threads,
 };
-use super::{ConfigError, Draft, Push};
+use super::{ConfigError, Draft, Push, foreign};
 
 /// One option: what `--help` and the man page say of it, and what it does.
 pub struct OptionSpec {
@@ -18,7 +20,16 @@ pub struct OptionSpec {
     pub default: &'static str,
     /// One line for people.
     pub help: &'static str,
+    /// The field that it sets.
+    field: &'static str,
     set: fn(&mut Draft, &str) -> Result<(), String>,
+}
+
+impl OptionSpec {
+    /// Whether it can be said of one remote alone.
+    fn is_of_one_remote(&self) -> bool {
+        self.field.starts_with("remote.") || ["key_file.", "lookup_timeout."].contains(&self.field)
+    }
 }
 
 /// An option with a value.
@@ -29,6 +40,7 @@ macro_rules! valued {
             value: Some($value),
             default: $default,
             help: $help,
+            field: concat!($(stringify!($field), "."),+),
             set: |draft, text| {
                 draft.$($field).+ = Some($parse(text)?);
                 Ok(())
@@ -45,6 +57,7 @@ macro_rules! of_remote {
             value: Some($value),
             default: $default,
             help: $help,
+            field: concat!("remote.", stringify!($field)),
             set: |draft, text| {
                 draft.remote.$field = $parse(text)?;
                 Ok(())
@@ -61,6 +74,7 @@ macro_rules! switched {
             value: None,
             default: $default,
             help: $help,
+            field: concat!($(stringify!($field)),+),
             set: |draft, text| {
                 draft.$($field).+ = Some(switch(text)?);
                 Ok(())
@@ -149,6 +163,25 @@ pub static OPTIONS: &[OptionSpec] = &[
         "off, error, warn, info, debug or trace", level_filter => log.level),
     valued!("log_file", "FILE", "syslog, in the foreground standard error",
         "append the log to a file", some_text => log.file),
+    OptionSpec {
+        name: "remote",
+        value: Some("REMOTE"),
+        default: "none",
+        help: "one more remote, asked after those named so far",
+        field: "",
+        set: |draft, text| {
+            draft.more.push(some_text(text)?);
+            Ok(())
+        },
+    },
+    valued!("touch", "TIME", "off",
+        "tell the remotes that an entry is in use, when they heard of it longer ago", touch => touch),
+    switched!(
+        "reshare",
+        "off",
+        "upload entries that are used here and that the remote lacks",
+        reshare
+    ),
     valued!("fsname", "NAME", "the remote without credentials",
         "source shown in the mount table", some_text => fsname),
 ];
@@ -168,222 +201,11 @@ static KERNEL: &[(&str, SetFlag)] = &[
     ("atime", |d| d.kernel.noatime = false),
 ];
 
-/// Options of mount(8) that mean nothing to us, or that mount(8) itself has acted on.
-static ACCEPTED: &[&str] = &[
-    "defaults",
-    "_netdev",
-    "nofail",
-    "auto",
-    "noauto",
-    "user",
-    "nouser",
-    "users",
-    "owner",
-    "group",
-    "relatime",
-    "norelatime",
-    "strictatime",
-    "nostrictatime",
-    "diratime",
-    "nodiratime",
-    "lazytime",
-    "nolazytime",
-    "sync",
-    "async",
-    "dirsync",
-    "silent",
-    "loud",
-    "iversion",
-    "noiversion",
-    "mand",
-    "nomand",
-];
-
-/// An option that other file systems know and that often stands in an fstab.
-pub struct Foreign {
-    /// Its name, without a value.
-    pub name: &'static str,
-    /// What takes its place here.
-    pub here: &'static str,
-}
-
-const ALWAYS_SOFT: &str =
-    "a remote that does not answer is a miss after lookup_timeout, never an error and never a hang";
-const IN_BACKGROUND: &str = "the mount answers at once, also while the remote is away";
-const OWN_TIMES: &str = "see lookup_timeout, connect_timeout and stall_timeout";
-const OWN_CACHE: &str =
-    "what the kernel may remember follows from who can change an entry, which is nobody";
-const OF_THE_URL: &str = "the remote's URL says it";
-const PASSTHROUGH: &str = "the kernel reads and writes backing files itself";
-const LOCAL: &str = "locks are local to this machine";
-
-/// Options of mount.nfs(8) that are accepted, since this takes the place of an NFS mount, and what they mean here.
-static FOREIGN: &[Foreign] = &[
-    Foreign {
-        name: "soft",
-        here: ALWAYS_SOFT,
-    },
-    Foreign {
-        name: "softerr",
-        here: ALWAYS_SOFT,
-    },
-    Foreign {
-        name: "hard",
-        here: ALWAYS_SOFT,
-    },
-    Foreign {
-        name: "intr",
-        here: ALWAYS_SOFT,
-    },
-    Foreign {
-        name: "nointr",
-        here: ALWAYS_SOFT,
-    },
-    Foreign {
-        name: "timeo",
-        here: OWN_TIMES,
-    },
-    Foreign {
-        name: "retrans",
-        here: OWN_TIMES,
-    },
-    Foreign {
-        name: "retry",
-        here: IN_BACKGROUND,
-    },
-    Foreign {
-        name: "bg",
-        here: IN_BACKGROUND,
-    },
-    Foreign {
-        name: "fg",
-        here: IN_BACKGROUND,
-    },
-    Foreign {
-        name: "rsize",
-        here: PASSTHROUGH,
-    },
-    Foreign {
-        name: "wsize",
-        here: PASSTHROUGH,
-    },
-    Foreign {
-        name: "vers",
-        here: OF_THE_URL,
-    },
-    Foreign {
-        name: "nfsvers",
-        here: OF_THE_URL,
-    },
-    Foreign {
-        name: "proto",
-        here: OF_THE_URL,
-    },
-    Foreign {
-        name: "tcp",
-        here: OF_THE_URL,
-    },
-    Foreign {
-        name: "udp",
-        here: OF_THE_URL,
-    },
-    Foreign {
-        name: "port",
-        here: OF_THE_URL,
-    },
-    Foreign {
-        name: "sec",
-        here: "see bearer_file, basic_file and netrc_file",
-    },
-    Foreign {
-        name: "lock",
-        here: LOCAL,
-    },
-    Foreign {
-        name: "nolock",
-        here: LOCAL,
-    },
-    Foreign {
-        name: "local_lock",
-        here: LOCAL,
-    },
-    Foreign {
-        name: "ac",
-        here: OWN_CACHE,
-    },
-    Foreign {
-        name: "noac",
-        here: OWN_CACHE,
-    },
-    Foreign {
-        name: "actimeo",
-        here: OWN_CACHE,
-    },
-    Foreign {
-        name: "acregmin",
-        here: OWN_CACHE,
-    },
-    Foreign {
-        name: "acregmax",
-        here: OWN_CACHE,
-    },
-    Foreign {
-        name: "acdirmin",
-        here: OWN_CACHE,
-    },
-    Foreign {
-        name: "acdirmax",
-        here: OWN_CACHE,
-    },
-    Foreign {
-        name: "cto",
-        here: OWN_CACHE,
-    },
-    Foreign {
-        name: "nocto",
-        here: OWN_CACHE,
-    },
-    Foreign {
-        name: "lookupcache",
-        here: "see negative_ttl",
-    },
-    Foreign {
-        name: "sharecache",
-        here: OWN_CACHE,
-    },
-    Foreign {
-        name: "nosharecache",
-        here: OWN_CACHE,
-    },
-    Foreign {
-        name: "fsc",
-        here: "the backing directory is that cache",
-    },
-    Foreign {
-        name: "nofsc",
-        here: "the backing directory is what this is about",
-    },
-    Foreign {
-        name: "nconnect",
-        here: "see fetch_threads and upload_threads",
-    },
-];
-
-/// Those of a list that only mean something to other file systems.
-pub fn foreign(list: &str) -> Vec<&'static Foreign> {
-    let options = split(list);
-    let of = |option: &String| {
-        let name = name_of(option);
-        FOREIGN.iter().find(|foreign| foreign.name == name)
-    };
-    options.iter().filter_map(of).collect()
-}
-
 /// A list without what nobody knows, and that: for a mount that is to be sloppy.
 pub fn known(list: &str) -> (String, Vec<String>) {
     let is_known = |option: &String| {
         let name = name_of(option);
-        let on_list = KERNEL.iter().any(|(known, _)| *known == name) || is_accepted(name);
+        let on_list = KERNEL.iter().any(|(known, _)| *known == name) || foreign::is_accepted(name);
         option.is_empty() || on_list || find(name, option.split_once('=').map(|(_, v)| v)).is_ok()
     };
     let (known, unknown): (Vec<_>, Vec<_>) = split(list).into_iter().partition(is_known);
@@ -393,7 +215,7 @@ pub fn known(list: &str) -> (String, Vec<String>) {
     (escaped.collect::<Vec<_>>().join(","), unknown)
 }
 
-fn name_of(option: &str) -> &str {
+pub(super) fn name_of(option: &str) -> &str {
     option.split_once('=').map_or(option, |(name, _)| name)
 }
 
@@ -416,19 +238,60 @@ fn apply_one(option: &str, draft: &mut Draft) -> Result<(), ConfigError> {
         set(draft);
         return Ok(());
     }
-    if is_accepted(name) {
+    if foreign::is_accepted(name) {
         return Ok(());
     }
     let (spec, value) = find(name, value)?;
     (spec.set)(draft, value).map_err(|why| wrong(name, why))
 }
 
-fn is_accepted(name: &str) -> bool {
-    ACCEPTED.contains(&name)
-        || FOREIGN.iter().any(|foreign| foreign.name == name)
-        || name.starts_with("x-")
-        || name.starts_with("X-")
-        || name == "comment"
+/// Applies an attribute of one remote. What is not understood may be anything, so it is not repeated.
+pub(super) fn apply_attribute(attribute: &str, draft: &mut Draft) -> Result<(), ConfigError> {
+    let (name, value) = match attribute.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (attribute, None),
+    };
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    if !name.bytes().all(is_name) {
+        return Err(wrong(
+            "|",
+            "behind it stands rw, ro, off or an option such as layout=flat; a | in a URL is written %7C".into(),
+        ));
+    }
+    let (spec, value) = find(name, value)?;
+    if !spec.is_of_one_remote() {
+        let why = "is an option of the mount, not of one remote: give it with -o";
+        return Err(wrong(name, why.into()));
+    }
+    forget_other_credentials(name, draft);
+    let value = percent_decoded(value).map_err(|why| wrong(name, why))?;
+    (spec.set)(draft, &value).map_err(|why| wrong(name, why))
+}
+
+/// Whoever logs in to one remote in a way of its own does not do so in the way of all.
+fn forget_other_credentials(name: &str, draft: &mut Draft) {
+    let files = ["basic_file", "bearer_file", "netrc_file"];
+    if files.contains(&name) {
+        let remote = &mut draft.remote;
+        (remote.basic_file, remote.bearer_file, remote.netrc_file) = (None, None, None);
+    }
+}
+
+fn percent_decoded(text: &str) -> Result<String, String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        if *first != b'%' {
+            bytes.push(*first);
+            rest = after;
+            continue;
+        }
+        let digits = after.get(..2).and_then(|d| std::str::from_utf8(d).ok());
+        let byte = digits.and_then(|d| u8::from_str_radix(d, 16).ok());
+        bytes.push(byte.ok_or("a % is written %25")?);
+        rest = &after[2..];
+    }
+    String::from_utf8(bytes).map_err(|_| "is not UTF-8".into())
 }
 
 /// The option that `name` means, and its value in full.
@@ -497,7 +360,7 @@ fn closest(typed: &str) -> Option<&'static str> {
     let names = OPTIONS.iter().map(|spec| spec.name);
     let names = names
         .chain(KERNEL.iter().map(|(name, _)| *name))
-        .chain(ACCEPTED.iter().copied());
+        .chain(foreign::accepted());
     let (edits, name) = names
         .map(|name| (edits(&typed, name), name))
         .min_by_key(|(edits, _)| *edits)?;
@@ -542,6 +405,13 @@ fn some_text<T: From<String>>(text: &str) -> Result<T, String> {
         return Err("is empty".into());
     }
     Ok(text.to_owned().into())
+}
+
+fn touch(text: &str) -> Result<Option<Duration>, String> {
+    match text {
+        "off" => Ok(None),
+        time => some_duration(time).map(Some),
+    }
 }
 
 fn push(text: &str) -> Result<Push, String> {

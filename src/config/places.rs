@@ -18,13 +18,16 @@ const SLUG_DIGITS: usize = 12;
 
 /// The URL of a remote. It shows itself without credentials and without its query.
 #[derive(Clone, PartialEq, Eq)]
-pub struct RemoteUrl(String);
+pub struct RemoteUrl {
+    given: String,
+    shown: String,
+}
 
 impl RemoteUrl {
     /// Takes what was typed. Only that it holds no password is checked here; whether it is a remote at all is known
     /// when it is opened.
     pub(super) fn new(typed: &str) -> Result<Self, ConfigError> {
-        let url = Self(typed.to_owned());
+        let url = Self::of(typed);
         let refuse = |why: &str| {
             Err(ConfigError::Remote {
                 remote: url.to_string(),
@@ -46,22 +49,39 @@ impl RemoteUrl {
         Ok(url)
     }
 
+    fn of(typed: &str) -> Self {
+        Self {
+            given: typed.to_owned(),
+            shown: Self::shown_of(typed),
+        }
+    }
+
+    /// All remotes of a mount, of which `shown` may be shown.
+    pub(super) fn all(given: String, shown: String) -> Self {
+        Self { given, shown }
+    }
+
+    /// What may be shown of a URL.
+    pub(super) fn shown_of(url: &str) -> String {
+        let (before, _, after) = split(url);
+        let shown = after.find(['?', '#']).map_or(after, |end| &after[..end]);
+        format!("{before}{shown}")
+    }
+
     /// As it was typed.
     pub fn as_given(&self) -> &str {
-        &self.0
+        &self.given
     }
 
     /// The directory of a `file:` remote, to see whether it is in the way of the mount.
     pub fn local_dir(&self) -> Option<PathBuf> {
-        remote::directory(&self.0)
+        remote::directory(&self.given)
     }
 }
 
 impl fmt::Display for RemoteUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (before, _, after) = split(&self.0);
-        let shown = after.find(['?', '#']).map_or(after, |end| &after[..end]);
-        write!(f, "{before}{shown}")
+        f.write_str(&self.shown)
     }
 }
 
@@ -103,6 +123,13 @@ fn port_is_odd(authority: &str) -> bool {
         None => authority.split_once(':').map_or("", |(_, port)| port),
     };
     port.bytes().any(|b| !b.is_ascii_digit())
+}
+
+/// Whether what stands for the port is none, and nothing marks it as a credential.
+pub(super) fn has_odd_port(url: &str) -> bool {
+    let (scheme, credentials, rest) = split(url);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    !scheme.is_empty() && credentials.is_none() && port_is_odd(authority)
 }
 
 /// Where the cache goes when `backing` is not given. One remote at two mountpoints has two.
@@ -163,7 +190,7 @@ mod tests {
     use super::*;
 
     fn shown(url: &str) -> String {
-        RemoteUrl(url.into()).to_string()
+        RemoteUrl::of(url).to_string()
     }
 
     #[test]
@@ -211,7 +238,7 @@ mod tests {
 
     #[test]
     fn the_directory_of_a_file_remote_is_the_one_that_is_opened() {
-        let dir = |url: &str| RemoteUrl(url.into()).local_dir();
+        let dir = |url: &str| RemoteUrl::of(url).local_dir();
         assert_eq!(dir("file:///a%20b/c"), Some("/a b/c".into()));
         assert_eq!(dir("file:///a/../b"), Some("/b".into()));
         assert_eq!(dir("file://localhost/a"), Some("/a".into()));
@@ -221,14 +248,14 @@ mod tests {
 
     #[test]
     fn two_mounts_of_one_remote_have_two_slugs() {
-        let remote = RemoteUrl("https://Cache.Example/ci/../x".into());
+        let remote = RemoteUrl::of("https://Cache.Example/ci/../x");
         let (one, two) = (
             slug(&remote, Path::new("/a")),
             slug(&remote, Path::new("/b")),
         );
         assert_ne!(one, two);
         assert!(one.starts_with("cache.example-ci-..-x-"), "{one}");
-        let odd = slug(&RemoteUrl("file:///../..".into()), Path::new("/a"));
+        let odd = slug(&RemoteUrl::of("file:///../.."), Path::new("/a"));
         assert!(!odd.contains('/') && !odd.starts_with('.'), "{odd}");
     }
 }

@@ -210,7 +210,10 @@ fn neither_debug_nor_the_mount_table_shows_a_secret() {
         !shown.contains("tok3n") && !shown.contains("s3cret"),
         "{shown}"
     );
-    assert_eq!(config.remote.as_given(), "https://s3cret@h/p?sig=s3cret");
+    assert_eq!(
+        config.tiers[0].shards[0].url.as_given(),
+        "https://s3cret@h/p?sig=s3cret"
+    );
     assert!(config.remote_options.bearer.is_some());
     for option in ["basic_file", "bearer_file", "netrc_file"] {
         let options = [format!("{option}=f")];
@@ -251,5 +254,169 @@ proptest! {
     fn commas_and_backslashes_in_values_come_through(names in prop::collection::vec("[ -~]{1,12}", 1..5)) {
         let escaped: Vec<_> = names.iter().map(|n| n.replace('\\', "\\\\").replace(',', "\\,")).collect();
         prop_assert_eq!(options::split(&escaped.join(",")), names);
+    }
+}
+
+fn tiers(remote: &str, options: &str) -> Result<Vec<Tier>, ConfigError> {
+    let config = Config::new(remote, Path::new("/m"), &[options.to_owned()], &host());
+    config.map(|config| config.tiers)
+}
+
+#[test]
+fn tiers_are_separated_by_white_space_and_by_options_and_have_options_of_their_own() {
+    let found = tiers(
+        "https://a/c|ro|layout=flat  file:///b%20c|level=9\thttps://off/x|off",
+        r"level=5,layout=lower,remote=http://d|lookup_timeout=7s|key_file=a%7Cb,bearer_file=t",
+    )
+    .unwrap();
+    let shown: Vec<_> = found.iter().map(|tier| tier.shown.as_str()).collect();
+    assert_eq!(shown, ["https://a/c", "file:///b%20c", "http://d"]);
+    assert_eq!(
+        found.iter().map(|tier| tier.mode).collect::<Vec<_>>(),
+        [Mode::ReadOnly, Mode::ReadWrite, Mode::ReadWrite]
+    );
+    let layouts: Vec<_> = found.iter().map(|t| t.remote_options.layout).collect();
+    assert_eq!(layouts, [Layout::Flat, Layout::Lower, Layout::Lower]);
+    let levels: Vec<_> = found.iter().map(|t| t.remote_options.level).collect();
+    assert_eq!(levels, [5, 9, 5]);
+    assert_eq!(found[2].lookup_timeout, Duration::from_secs(7));
+    assert_eq!(
+        found[2].key_file.as_deref(),
+        Some(Path::new("/home/me/a|b"))
+    );
+    assert_eq!(found[0].key_file, None);
+}
+
+#[test]
+fn a_tier_with_credentials_of_its_own_does_not_get_those_of_all() {
+    let found = tiers("https://a/c|basic_file=u https://b/c", "bearer_file=t").unwrap();
+    let credentials = |tier: &Tier| {
+        let options = &tier.remote_options;
+        (options.basic_file.is_some(), options.bearer_file.is_some())
+    };
+    assert_eq!(credentials(&found[0]), (true, false));
+    assert_eq!(credentials(&found[1]), (false, true));
+}
+
+#[test]
+fn braces_hold_shards_with_names_and_weights() {
+    let shards = |remote: &str| -> Vec<_> {
+        let found = tiers(remote, "").unwrap().remove(0);
+        let shown = |s: &Shard| (s.name.clone(), s.weight.to_string(), s.url.to_string());
+        found
+            .shards
+            .iter()
+            .map(shown)
+            .map(|(n, w, u)| format!("{n} {w} {u}"))
+            .collect()
+    };
+    assert_eq!(
+        shards("http://cache{08..10}:80/c|ro"),
+        [
+            "08 1 http://cache08:80/c",
+            "09 1 http://cache09:80/c",
+            "10 1 http://cache10:80/c"
+        ]
+    );
+    assert_eq!(
+        shards("http://u@cache-{alpha,beta(3)}.example/c"),
+        [
+            "alpha 1 http://cache-alpha.example/c",
+            "beta 3 http://cache-beta.example/c"
+        ]
+    );
+    assert_eq!(
+        shards("{http://u@a/c,https://b/d(0.5)}"),
+        ["http://a/c 1 http://a/c", "https://b/d 0.5 https://b/d"]
+    );
+}
+
+#[test]
+fn several_remotes_are_shown_without_credentials_and_a_single_one_as_ever() {
+    let shown = |remote: &str| {
+        let config = Config::new(remote, Path::new("/m"), &[], &host()).unwrap();
+        assert_eq!(config.fsname, config.remote_shown());
+        config.fsname
+    };
+    assert_eq!(
+        shown("https://u@a/c?x|ro https://b/c"),
+        "https://a/c https://b/c"
+    );
+    assert_eq!(
+        shown("{http://u@a/c,https://b/d(2)} http://u@cache{1..3}/c"),
+        "{http://a/c,https://b/d(2)} http://cache{1,2,3}/c"
+    );
+    let backing = |remote: &str| {
+        Config::new(remote, Path::new("/m"), &[], &host())
+            .unwrap()
+            .backing
+    };
+    // Mounts of earlier versions have their cache there.
+    assert_eq!(
+        backing("https://host/c"),
+        Path::new("/var/cache/cachedirfs/host-c-7bf051d84e54")
+    );
+    assert_eq!(backing("https://host/c|ro"), backing("https://host/c"));
+}
+
+#[test]
+fn every_malformed_remote_says_what_would_be_right() {
+    for (remote, part) in [
+        ("  ", "is empty"),
+        ("https://a/c b/c", "%20"),
+        ("https://a/c|layout", "needs a value"),
+        ("https://a/c|layout=round", "lower"),
+        ("https://a/c|size=3G", "-o"),
+        ("https://a/c|reed_only", "unknown option"),
+        ("https://a/c|a@b", "%7C"),
+        ("https://a/c|key_file=%zz", "%25"),
+        ("https://a/c|off", "all are off"),
+        ("https://a{1..2}/{3..4}", "one pair"),
+        ("https://a{1..2/c", "one pair"),
+        ("https://a}1{/c", "one pair"),
+        ("https://a{}/c", "no name"),
+        ("https://a{b,}/c", "no name"),
+        ("https://a{b(0)}/c", "above 0"),
+        ("https://a{b(x)}/c", "above 0"),
+        ("https://a{b(nan)}/c", "above 0"),
+        ("https://a{8..1}/c", "goes up"),
+        ("https://a{1..100}/c", "64"),
+        ("https://a{b,b}/c", "one name"),
+        ("https://user:pw@{a,b}/c", "basic_file"),
+        ("https://user:pw{a,b}@h/c", "basic_file"),
+        ("{https://user:pw@a/c,https://b/c}", "basic_file"),
+        ("https://user:pw word@h/c", "%20"),
+        ("https://user:pw|word@h/c", "%7C"),
+    ] {
+        let said = tiers(remote, "").unwrap_err().to_string();
+        assert!(said.contains(part), "{remote}: {said}");
+        assert!(
+            !said.contains("pw") && !said.contains("word@"),
+            "{remote}: {said}"
+        );
+    }
+    let many = "file:///a ".repeat(17);
+    assert!(tiers(&many, "").unwrap_err().to_string().contains("16"));
+}
+
+#[test]
+fn with_no_tier_to_be_written_nothing_is_pushed() {
+    let push = |remote: &str| {
+        Config::new(remote, Path::new("/m"), &[], &host())
+            .unwrap()
+            .push
+    };
+    assert_eq!(push("https://a/c|ro https://b/c|ro"), Push::Off);
+    assert_eq!(push("https://a/c|ro https://b/c"), Push::On);
+}
+
+proptest! {
+    #[test]
+    fn no_error_about_several_remotes_shows_a_password(password in "[!-~ ]{4,12}", before in "(https://a/c )?", shard in "(\\{1..3\\})?") {
+        let remote = format!("{before}https://user:zz{password}@host{shard}/p");
+        match Config::new(&remote, Path::new("/m"), &[], &host()) {
+            Err(err) => prop_assert!(!err.to_string().contains("zz"), "{}", err),
+            Ok(config) => prop_assert!(!config.fsname.contains("zz"), "{}", config.fsname),
+        }
     }
 }

@@ -91,6 +91,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         "" | "s" => 1000,
         "m" | "min" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         _ => return Err(EXPECTED.into()),
     };
     let duration = number.checked_mul(millis).map(Duration::from_millis);
@@ -186,13 +187,14 @@ mod tests {
             ("500ms", 500),
             ("2m", 120_000),
             ("1h", 3_600_000),
+            ("7d", 604_800_000),
         ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         for bad in [
             "",
             "s",
-            "1d",
+            "1w",
             "1.5",
             "-1",
             "18446744073709551615h",

@@ -2,12 +2,18 @@
 
 use std::fmt;
 
-use super::Status;
+use super::{RemoteStatus, Status};
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} on {}", self.remote, self.mountpoint)?;
-        row(f, "remote", &self.remote())?;
+        if self.remotes.len() > 1 {
+            for remote in &self.remotes {
+                row(f, "remote", &remote.to_string())?;
+            }
+        } else {
+            row(f, "remote", &self.remote())?;
+        }
         row(f, "hits", &self.hits())?;
         row(
             f,
@@ -34,6 +40,26 @@ impl fmt::Display for Status {
                 span(self.uptime_seconds)
             ),
         )
+    }
+}
+
+impl fmt::Display for RemoteStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, mode, hits) = (&self.name, &self.mode, grouped(self.hits));
+        let asked = grouped(self.hits + self.misses);
+        write!(f, "{name} ({mode}): {}", self.state)?;
+        if let Some(why) = &self.trouble {
+            write!(f, " for {}: {why}", span(self.since_seconds))?;
+        }
+        write!(
+            f,
+            "; had {hits} of {asked}, took {}",
+            grouped(self.uploaded)
+        )?;
+        match self.errors {
+            0 => Ok(()),
+            errors => write!(f, ", {}", numbered(errors, "error", "errors")),
+        }
     }
 }
 
@@ -228,6 +254,40 @@ mod tests {
             (percent(999, 1000), percent(u64::MAX, u64::MAX)),
             ("99.9".into(), "100.0".into())
         );
+    }
+
+    #[test]
+    fn each_of_several_remotes_has_a_line() {
+        let one = RemoteStatus {
+            name: "https://near/c".into(),
+            mode: "rw".into(),
+            state: "ok".into(),
+            hits: 1200,
+            misses: 34,
+            uploaded: 5,
+            ..RemoteStatus::default()
+        };
+        let other = RemoteStatus {
+            name: "https://far/c".into(),
+            mode: "ro".into(),
+            state: "hangs".into(),
+            trouble: Some("get: no answer".into()),
+            since_seconds: 61,
+            errors: 1,
+            ..RemoteStatus::default()
+        };
+        let remotes = vec![one, other];
+        let text = Status {
+            remotes,
+            ..Status::default()
+        }
+        .to_string();
+        for line in [
+            "  remote   https://near/c (rw): ok; had 1,200 of 1,234, took 5\n",
+            "  remote   https://far/c (ro): hangs for 1 min 1 s: get: no answer; had 0 of 0, took 0, 1 error\n",
+        ] {
+            assert!(text.contains(line), "{line} in:\n{text}");
+        }
     }
 
     #[test]

@@ -135,8 +135,7 @@ impl Fs {
         let (kind, fd) = self.open_node(&tree, ino, flags)?;
         drop(tree);
         if let Some(place) = entry {
-            self.store.touch(&place);
-            self.stats.hits.one();
+            self.was_used(&place);
         }
         Ok(self.add_handle(&mut self.tree_mut(), &kind, ino, fd, false))
     }

@@ -119,8 +119,7 @@ impl Fs {
             rustix::fs::readlinkat(spot.at(root), "", Vec::new())?
         };
         if let Some(place) = self.entry_of(&tree, ino) {
-            self.store.touch(&place);
-            self.stats.hits.one();
+            self.was_used(&place);
         }
         Ok(OsString::from_vec(target.into_bytes()))
     }

@@ -11,7 +11,6 @@ use crossbeam_channel::{Receiver, Sender};
 use super::Parts;
 use crate::control::{Removal, Removed};
 use crate::fs::Fs;
-use crate::remote::Remote;
 use crate::signature::Signature;
 
 /// Chores that may wait; one more is refused.
@@ -92,7 +91,7 @@ fn remove_one(
         parts.clock.sleep(UPLOAD_TICK);
     }
     if remote {
-        match parts.remote.delete(sig) {
+        match parts.remotes.writing.delete(sig) {
             Ok(was_there) => removed.remote = Some(was_there),
             Err(e) => removed.trouble = Some(shortened(&e.to_string())),
         }

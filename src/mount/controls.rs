@@ -7,10 +7,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crossbeam_channel::Receiver;
 
 use super::chores::{Chore, shortened};
+use super::remotes::Leaf;
 use super::{Parts, millis};
 use crate::config::Push;
 use crate::control::lists::Copy;
-use crate::control::{BATCH, Controlled, Divergence, GivenUp, Pending, Removal, Removed, Status};
+use crate::control::{
+    BATCH, Controlled, Divergence, GivenUp, Pending, RemoteStatus, Removal, Removed, Status,
+};
 use crate::remote::Remote;
 
 pub(super) struct Controls(pub(super) Arc<Parts>);
@@ -20,7 +23,7 @@ impl Controlled for Controls {
         let parts = &self.0;
         let (config, usage) = (&parts.config, parts.store.usage());
         let pending = parts.uploads.pending();
-        let trouble = parts.remote.trouble();
+        let trouble = parts.remotes.writing.trouble();
         let off = parts.passthrough.why_off();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -49,6 +52,7 @@ impl Controlled for Controls {
                 .to_owned(),
             remote_since_seconds: trouble.as_ref().map_or(0, |t| t.lasts.as_secs()),
             remote_trouble: trouble.map(|t| t.reason),
+            remotes: parts.remotes.leaves.iter().map(remote_status).collect(),
             disk_trouble: parts.store.trouble(),
             index_complete: usage.complete,
         }
@@ -114,6 +118,23 @@ impl Controlled for Controls {
 
     fn stop(&self) {
         self.0.ask_to_stop();
+    }
+}
+
+fn remote_status(leaf: &Leaf) -> RemoteStatus {
+    let trouble = leaf.breaker.trouble();
+    let state = trouble.as_ref().map_or("ok", |t| t.ailment.as_str());
+    let tally = &leaf.tally;
+    RemoteStatus {
+        name: leaf.name.clone(),
+        mode: leaf.mode.as_str().to_owned(),
+        state: state.to_owned(),
+        since_seconds: trouble.as_ref().map_or(0, |t| t.lasts.as_secs()),
+        trouble: trouble.map(|t| shortened(&t.reason)),
+        hits: tally.hits.load(Ordering::Relaxed),
+        misses: tally.misses.load(Ordering::Relaxed),
+        uploaded: tally.uploaded.load(Ordering::Relaxed),
+        errors: tally.errors.load(Ordering::Relaxed),
     }
 }
 

@@ -51,22 +51,29 @@ pub(super) fn keepers(threads: &mut Threads, parts: &Arc<Parts>, fs: &Arc<Fs>) -
         threads::give_way(SCAN_NICENESS);
         scan_and_collect(&scanning, &collecting);
     })?;
-    let uploads = Arc::downgrade(&parts.uploads);
-    parts.remote.when_closed(Box::new(move || {
-        if let Some(uploads) = uploads.upgrade() {
-            uploads.retry_now();
-        }
-    }));
-    // Two threads: a probe may hang like any other call, and who waits for it could not notice that.
-    let probing = parts.clone();
-    threads.spawn_loop("probe", stats, over, move || {
-        probing.now_and_then(|| probing.remote.probe());
-    })?;
+    for (n, leaf) in parts.remotes.leaves.iter().enumerate() {
+        let (uploads, fetch) = (Arc::downgrade(&parts.uploads), Arc::downgrade(&parts.fetch));
+        leaf.breaker.when_closed(Box::new(move || {
+            if let Some(fetch) = fetch.upgrade() {
+                fetch.forget_misses();
+            }
+            if let Some(uploads) = uploads.upgrade() {
+                uploads.retry_now();
+            }
+        }));
+        // A thread for each, and one more: a probe may hang like any other call, and who waits for it could not notice that.
+        let probing = parts.clone();
+        threads.spawn_loop(&format!("probe-{n}"), stats, over, move || {
+            probing.now_and_then(|| probing.remotes.leaves[n].breaker.probe());
+        })?;
+    }
     let watching = parts.clone();
     threads.spawn_loop("watch", stats, over, move || {
         watching.now_and_then(|| {
-            for complaint in watching.watched.overdue() {
-                watching.remote.report(complaint);
+            for leaf in &watching.remotes.leaves {
+                for complaint in leaf.watched.overdue() {
+                    leaf.breaker.report(complaint);
+                }
             }
         });
     })
@@ -87,6 +94,16 @@ fn scan_and_collect(parts: &Parts, fs: &Fs) {
             return;
         }
     }
+}
+
+pub(super) fn upkeep(threads: &mut Threads, parts: &Arc<Parts>) -> io::Result<()> {
+    let Some(upkeep) = parts.upkeep.clone() else {
+        return Ok(());
+    };
+    threads.spawn_loop("upkeep", &parts.stats, &parts.over, move || {
+        threads::give_way(UPLOAD_NICENESS);
+        upkeep.run_worker();
+    })
 }
 
 pub(super) fn syncer(threads: &mut Threads, parts: &Arc<Parts>, fs: &Arc<Fs>) -> io::Result<()> {

@@ -289,7 +289,7 @@ fn on_write(error: &RemoteError) -> Outcome {
             // It will not be better for the next call.
             grave: matches!(error, RemoteError::Untrusted(_)),
         }),
-        RemoteError::Local(_) => Outcome::Unknown,
+        RemoteError::Local(_) | RemoteError::Partly(_) => Outcome::Unknown,
         RemoteError::Refused(_)
         | RemoteError::Corrupt(_)
         | RemoteError::Full(_)

@@ -74,6 +74,9 @@ pub enum Blame {
     Remote(Duration),
     /// The remote does not want this object: the others go on.
     Object,
+    /// Of several remotes some have it and others could not be asked, so it says nothing about other objects: those go
+    /// on, and this one waits until somebody says that things are better.
+    Part,
     /// We could not read it: the others go on, and it says nothing about the remote.
     Ours,
 }
@@ -256,6 +259,11 @@ impl Queue {
             }
         }
         self.take(seq);
+        self.works();
+    }
+
+    /// The remote takes objects: nobody waits because of it any more.
+    fn works(&mut self) {
         self.failures = 0;
         self.probe = None;
         self.hold_until = Duration::ZERO;
@@ -298,6 +306,13 @@ impl Queue {
                 self.failures == 1
             }
             Blame::Ours => self.wait_alone(seq, now),
+            Blame::Part => {
+                let first = self.wait_alone(seq, now);
+                // It waits for others, and is as good as any: not the first to be given up.
+                self.refused.remove(&seq);
+                self.works();
+                first
+            }
         }
     }
 

@@ -36,6 +36,8 @@ pub(super) enum Store {
     /// A second way to the same store, past what is being tried.
     Blobs(Box<dyn Blobs>),
     Dir(PathBuf),
+    /// Several that hold the same, or of which one holds it.
+    All(Vec<Store>),
 }
 
 impl Store {
@@ -55,6 +57,7 @@ impl Store {
                 fs::set_permissions(parent, fs::Permissions::from_mode(0o777)).unwrap();
                 fs::write(path, bytes).unwrap();
             }
+            Self::All(stores) => stores.iter().for_each(|store| store.set(key, bytes)),
         }
     }
 
@@ -67,6 +70,17 @@ impl Store {
                 bytes
             }
             Self::Dir(root) => fs::read(root.join(key)).unwrap(),
+            Self::All(stores) => stores.iter().find(|s| s.has(key)).unwrap().bytes(key),
+        }
+    }
+}
+
+impl Store {
+    pub(super) fn has(&self, key: &str) -> bool {
+        match self {
+            Self::Blobs(blobs) => blobs.exists(key).unwrap(),
+            Self::Dir(root) => root.join(key).exists(),
+            Self::All(stores) => stores.iter().any(|store| store.has(key)),
         }
     }
 }
@@ -141,27 +155,31 @@ pub(super) fn bearer(options: RemoteOptions) -> Case {
 /// Retry over breaker over memory, as a mount stacks them.
 pub(super) fn decorated(options: RemoteOptions) -> Case {
     let case = memory(options);
+    Case {
+        remote: behind(case.remote),
+        ..case
+    }
+}
+
+/// A remote behind what a mount puts around it.
+pub(super) fn behind(remote: Arc<dyn Remote>) -> Arc<dyn Remote> {
     let limits = DeadlineOptions {
         first_byte: Duration::from_secs(60),
         stall: Duration::from_secs(60),
         whole: Duration::from_secs(600),
         min_speed: 0,
     };
-    let deadline = Deadline::new(case.remote, SystemClock::shared(), limits);
+    let deadline = Deadline::new(remote, SystemClock::shared(), limits);
     let breaker = Breaker::new(
         Arc::new(deadline),
         SystemClock::shared(),
         BreakerOptions::default(),
     );
-    let retry = Retry::new(
+    Arc::new(Retry::new(
         Arc::new(breaker),
         SystemClock::shared(),
         RetryOptions::default(),
-    );
-    Case {
-        remote: Arc::new(retry),
-        ..case
-    }
+    ))
 }
 
 pub(super) fn plain() -> RemoteOptions {

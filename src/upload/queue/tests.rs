@@ -541,3 +541,40 @@ proptest! {
         prop_assert_eq!((queue.bytes(), queue.on_disk, queue.newest.len()), (0, 0, 0));
     }
 }
+
+#[test]
+fn what_is_stored_in_part_waits_alone_and_says_that_the_remote_works() {
+    let mut queue = queue_of(12);
+    for seq in 1..=10 {
+        assert_eq!(queue.next(T0), Next::Job(item(seq)));
+        queue.failed(seq, Blame::Part, T0);
+        assert!(!queue.is_failing(), "{seq}");
+    }
+    assert_eq!(queue.next(T0), Next::Job(item(11)));
+    queue.failed(11, REMOTE, T0);
+    assert!(queue.is_failing());
+    let now = T0 + REMOTE_FIRST;
+    assert_eq!(queue.next(now), Next::Job(item(12)), "a probe");
+    queue.failed(12, Blame::Part, now);
+    assert!(!queue.is_failing(), "somebody took it");
+    assert_eq!(queue.next(now), Next::Job(item(11)));
+    queue.failed(11, Blame::Part, now);
+    assert!(queue.is_stuck(), "a drain need not wait");
+    queue.retry_now();
+    let again: Vec<_> = (0..12).map(|_| job(&mut queue, now)).collect();
+    assert_eq!(again, (1..=12).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_is_stored_in_part_is_not_given_up_before_what_is_older() {
+    let mut queue = queue_of(2);
+    queue.next(T0);
+    queue.next(T0);
+    queue.failed(2, Blame::Part, T0);
+    queue.failed(1, Blame::Part, T0);
+    queue.set_limits(Limits {
+        count: 1,
+        ..Limits::default()
+    });
+    assert_eq!(queue.cut(10), [item(1)]);
+}
