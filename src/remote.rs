@@ -13,6 +13,8 @@
 
 pub mod blob;
 pub mod breaker;
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
+mod cloud;
 pub mod deadline;
 pub mod file;
 #[cfg(feature = "http")]
@@ -303,10 +305,13 @@ pub fn directory(url: &str) -> Option<PathBuf> {
 }
 
 /// Every scheme that [`open`] knows, and whether it was compiled in.
-const SCHEMES: [(&str, bool); 3] = [
+const SCHEMES: [(&str, bool); 6] = [
     ("file", true),
     ("http", cfg!(feature = "http")),
     ("https", cfg!(feature = "http")),
+    ("s3", cfg!(feature = "s3")),
+    ("gs", cfg!(feature = "gcs")),
+    ("az", cfg!(feature = "azure")),
 ];
 
 /// The remote that `url` names. **The only list of schemes.**
@@ -321,6 +326,21 @@ pub fn open(url: &str, options: &RemoteOptions) -> Result<Arc<dyn Remote>, Remot
         #[cfg(feature = "http")]
         "http" | "https" => Arc::new(BlobRemote::new(
             http::Http::open(&parsed, options)?,
+            options,
+        )),
+        #[cfg(feature = "s3")]
+        "s3" => Arc::new(BlobRemote::new(
+            cloud::s3::S3::open(&parsed, options)?,
+            options,
+        )),
+        #[cfg(feature = "gcs")]
+        "gs" => Arc::new(BlobRemote::new(
+            cloud::gcs::Gcs::open(&parsed, options)?,
+            options,
+        )),
+        #[cfg(feature = "azure")]
+        "az" => Arc::new(BlobRemote::new(
+            cloud::azure::Azure::open(&parsed, options)?,
             options,
         )),
         other => {

@@ -120,6 +120,32 @@ pub static OPTIONS: &[OptionSpec] = &[
         "logins by host, in the form of netrc", some_text => remote.netrc_file),
     valued!("ca_file", "FILE", "the system's",
         "certificates (PEM) to trust", some_text => remote.ca_file),
+    valued!("endpoint", "URL", "the cloud's own",
+        "where an object store is: https://host or, without TLS, http://host", some_text => remote.endpoint),
+    valued!("region", "NAME", "$AWS_REGION, the profile's, us-east-1",
+        "region of an S3 bucket", some_text => remote.region),
+    valued!("profile", "NAME", "$AWS_PROFILE, default",
+        "profile in ~/.aws/config and ~/.aws/credentials", some_text => remote.profile),
+    valued!("account", "NAME", "$AZURE_STORAGE_ACCOUNT",
+        "storage account of an az: remote", some_text => remote.account),
+    switched!(
+        "anonymous",
+        "off",
+        "ask an object store without credentials",
+        remote.anonymous
+    ),
+    switched!(
+        "imds",
+        "on, off where $AWS_EC2_METADATA_DISABLED says so",
+        "ask the metadata service of a virtual machine for credentials",
+        remote.imds
+    ),
+    switched!(
+        "path_style",
+        "on with an endpoint, else off",
+        "name the S3 bucket in the path of requests rather than in the host",
+        remote.path_style
+    ),
     switched!(
         "allow_other",
         "on for root, else off",

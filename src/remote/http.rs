@@ -335,9 +335,13 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 
 /// The mode that object stores keep beside a raw object: s3fs writes decimal `st_mode`, others octal.
 fn mode_hint(headers: &HeaderMap) -> Option<Meta> {
+    mode(headers.get("x-amz-meta-mode")?.to_str().ok()?)
+}
+
+/// A mode as any of them writes it.
+pub(in crate::remote) fn mode(text: &str) -> Option<Meta> {
     const FORMAT: u32 = 0o170_000;
     const REGULAR: u32 = 0o100_000;
-    let text = headers.get("x-amz-meta-mode")?.to_str().ok()?;
     let decimal = text
         .parse()
         .ok()

@@ -8,7 +8,6 @@ use futures_util::stream;
 use reqwest::Body;
 use tokio::task::spawn_blocking;
 
-use crate::object::Payload;
 use crate::remote::RemoteError;
 
 /// What is read from disk at a time. Bigger chunks no longer make an upload faster.
@@ -69,9 +68,9 @@ impl Progress {
     }
 }
 
-/// `payload` as the body of one request; it may come from a disk, so it is read by threads that may block.
-pub(in crate::remote) fn upload(payload: &Payload, progress: Progress) -> Body {
-    let start = (payload.reader(), progress);
+/// What `reader` has as the body of one request; it may come from a disk, so it is read by threads that may block.
+pub(in crate::remote) fn upload(reader: Box<dyn Read + Send>, progress: Progress) -> Body {
+    let start = (reader, progress);
     Body::wrap_stream(stream::try_unfold(start, |(reader, progress)| async move {
         let (chunk, reader) = spawn_blocking(|| read_chunk(reader))
             .await
