@@ -4,6 +4,9 @@
 
 mod beyond;
 mod cases;
+mod cloud;
+mod credentials;
+mod refusals;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -132,6 +135,9 @@ fn what_was_put_comes_back(case: &Case) {
         .into_iter()
         .enumerate()
     {
+        if content.is_empty() && case.options.format == Format::Raw && !case.holds_nothing() {
+            continue;
+        }
         let sig = sig(&format!("round trip {n}"));
         let path = dir.path().join("content");
         fs::write(&path, content).unwrap();
@@ -308,6 +314,9 @@ fn what_is_wrong_is_corrupt_and_is_repaired(case: &Case) {
         ),
     ];
     for (what, bytes) in damages {
+        if bytes.is_empty() && !case.holds_nothing() {
+            continue;
+        }
         let sig = sig(what);
         case.store.set(&case.options.layout.key(&sig), &bytes);
         let got = get(case, &sig);
