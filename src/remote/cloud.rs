@@ -150,6 +150,7 @@ fn bare(endpoint: &Url) -> &str {
 }
 
 /// Whether requests go without credentials.
+#[cfg(any(feature = "s3", feature = "azure"))]
 fn is_anonymous(options: &RemoteOptions) -> bool {
     options.anonymous.unwrap_or(false)
 }

@@ -238,3 +238,26 @@ fn big_objects_go_up_in_parts() {
         );
     }
 }
+
+/// The mode of a raw object is where s3fs and others have it.
+#[test]
+fn modes_are_metadata() {
+    for (case, wanted) in [
+        (s3(Store::moto(), like_the_class()), r#"{"mode": "33261"}"#),
+        (az(like_the_class()), r#"{"mode": "0755"}"#),
+    ] {
+        let cases::Store::Hand(hand, prefix) = &case.store else {
+            unreachable!()
+        };
+        let put = case
+            .remote
+            .put(&sig("program"), Meta::file(0o755), &bytes(b"x"));
+        assert_eq!(put.unwrap(), Put::Stored);
+        let key = format!("{prefix}{}", case.options.layout.key(&sig("program")));
+        assert_eq!(hand.ask(&format!("meta {key}")), wanted);
+        assert_eq!(
+            get(&case, &sig("program")).unwrap().unwrap().0,
+            Meta::file(0o755)
+        );
+    }
+}

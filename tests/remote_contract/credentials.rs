@@ -182,6 +182,47 @@ fn an_option_names_a_profile_and_outweighs_keys_in_the_environment() {
     );
 }
 
+/// Both kinds: with a session that profiles share, and without.
+#[test]
+fn keys_come_from_a_login_with_sso() {
+    let portal = Fake::new(|asked| {
+        if asked.header("x-amz-sso_bearer_token") != Some("s3cret-login") {
+            return ("401 Unauthorized", String::new(), String::new());
+        }
+        let body = format!(
+            r#"{{"roleCredentials":{{"accessKeyId":"SSO","secretAccessKey":"{SECRET}","sessionToken":"{TOKEN}","expiration":4070908800000}}}}"#
+        );
+        ("200 OK", String::new(), body)
+    });
+    let home = TempDir::new().unwrap();
+    let cache = home.path().join(".aws/sso/cache");
+    fs::create_dir_all(&cache).unwrap();
+    // SHA-1 of the name of the session, and of the start URL.
+    for name in [
+        "ee0bfd2552fbd840c02cc48b6e823320543c450f",
+        "f7c9b39d0b4c7a7d82c79307585f77e1c5e74378",
+    ] {
+        let login = r#"{"accessToken":"s3cret-login","expiresAt":"2099-01-01T00:00:00Z"}"#;
+        write(&cache, &format!("{name}.json"), login);
+    }
+    let role = "sso_account_id = 1\nsso_role_name = ci\n";
+    let config = format!(
+        "[profile new]\nsso_session = corp\n{role}[sso-session corp]\nsso_region = eu-west-1\n\
+         sso_start_url = https://corp.example/start\n[profile old]\nsso_region = eu-west-1\n\
+         sso_start_url = https://corp.example/start\n{role}"
+    );
+    write(&home.path().join(".aws"), "config", &config);
+    let at = home.path().display().to_string();
+    for profile in ["new", "old"] {
+        let pairs = [
+            ("HOME", at.as_str()),
+            ("AWS_PROFILE", profile),
+            ("AWS_SSO_ENDPOINT", &portal.url()),
+        ];
+        assert_eq!(s3_key(&pairs), format!("SSO {TOKEN}"), "{profile}");
+    }
+}
+
 #[test]
 fn keys_come_from_a_role_of_a_profile_and_from_a_web_identity() {
     let sts = Fake::new(|asked| {

@@ -337,3 +337,44 @@ fn google_is_told_which_version_is_meant() {
         "{put}"
     );
 }
+
+/// An upload in parts that breaks off is taken back, and its error is that of the part.
+#[test]
+fn a_broken_upload_in_parts_is_taken_back() {
+    let store = Fake::new(|asked| {
+        let method = asked.line.split(' ').next().unwrap();
+        match method {
+            "POST" if asked.line.contains("?uploads=") => {
+                let id = "<InitiateMultipartUploadResult><UploadId>u/1</UploadId></InitiateMultipartUploadResult>";
+                ("200 OK", String::new(), id.to_owned())
+            }
+            "PUT" if asked.line.contains("partNumber=3&") => {
+                ("500 Oops", String::new(), xml("InternalError"))
+            }
+            "PUT" => ("200 OK", "ETag: \"e\"\r\n".to_owned(), String::new()),
+            "DELETE" => ("204 No Content", String::new(), String::new()),
+            _ => ("404 Not Found", String::new(), xml("NoSuchKey")),
+        }
+    });
+    let dir = tempfile::TempDir::new().unwrap();
+    let options = cachedirfs::remote::RemoteOptions {
+        endpoint: Some(store.url()),
+        environment: super::credentials::environment(&KEYS),
+        format: cachedirfs::remote::Format::Raw,
+        ..super::plain()
+    };
+    let file = std::fs::File::create_new(dir.path().join("big")).unwrap();
+    file.set_len(65 << 20).unwrap();
+    let file = std::fs::File::open(dir.path().join("big")).unwrap();
+    let content = cachedirfs::remote::Content::File(file, 65 << 20);
+    let remote = cachedirfs::remote::open("s3://bucket", &options).unwrap();
+    let error = remote
+        .put(&sig("big"), Meta::file(0o644), &content)
+        .unwrap_err();
+    assert!(
+        error.is_transient() && error.to_string().contains("partNumber=3"),
+        "{error}"
+    );
+    assert_eq!((store.count("PUT "), store.count("DELETE ")), (3, 1));
+    assert!(store.asked().pop().unwrap().line.contains("uploadId=u%2F1"));
+}

@@ -138,7 +138,10 @@ fn a_bucket_of_the_class_of_issue_4394_is_shared_both_ways() {
         .iter()
         .map(|(name, value)| format!("{name}={value}"));
     let wrapper: Vec<_> = ["env".to_owned()].into_iter().chain(keys).collect();
-    let options = format!("layout=lower,format=raw,endpoint={}", store.endpoint());
+    let options = format!(
+        "layout=lower,format=raw,log_level=trace,endpoint={}",
+        store.endpoint()
+    );
     let mounted = Mounted::wrapped(
         wrapper,
         workspace(),
@@ -173,4 +176,7 @@ fn a_bucket_of_the_class_of_issue_4394_is_shared_both_ways() {
         assert!(retrieved[name].0 == built[name].0, "{name}");
         assert_eq!(retrieved[name].1, again[name].1, "{name}");
     }
+    // Whatever it says, at its loudest.
+    let log = mounted.log();
+    assert!(log.len() > 1000 && !log.contains(&store.keys["AWS_SECRET_ACCESS_KEY"]));
 }

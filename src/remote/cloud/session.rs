@@ -3,10 +3,10 @@
 //! Which requests, and what the answers mean, is the store's affair: see [`Dialect`].
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use reqwest::StatusCode;
-use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
+use reqwest::header::{HeaderMap, RETRY_AFTER};
 use serde::Deserialize;
 
 use crate::clock::Clock;
@@ -44,6 +44,8 @@ pub(super) struct Session<D: Dialect> {
     pub(super) dialect: D,
     /// None for who asks without a name.
     vault: Option<Vault<D::Credentials>>,
+    /// To tell how far the store's is off.
+    #[cfg_attr(not(any(feature = "s3", feature = "azure")), allow(dead_code))]
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -200,8 +202,9 @@ impl Refusal {
     }
 
     /// How far the clock here is from the store's: seconds, and whether ours is ahead.
-    pub(super) fn skew(&self, now: SystemTime) -> Option<(u64, bool)> {
-        let theirs = httpdate::parse_http_date(self.header(DATE.as_str())?).ok()?;
+    #[cfg(any(feature = "s3", feature = "azure"))]
+    pub(super) fn skew(&self, now: std::time::SystemTime) -> Option<(u64, bool)> {
+        let theirs = httpdate::parse_http_date(self.header("date")?).ok()?;
         Some(match now.duration_since(theirs) {
             Ok(ahead) => (ahead.as_secs(), true),
             Err(behind) => (behind.duration().as_secs(), false),

@@ -10,14 +10,10 @@ Reads commands from standard input, a line each, and answers each with one line:
     set KEY HEX         ok
     get KEY             HEX
     meta KEY            JSON         metadata
-    uploads             JSON         keys of uploads that were begun and not ended
-    time N              SECONDS      of N times each: a miss, a put, a get of 10 KiB
-    s3 NAME JSON        JSON         any call of boto3
 """
 
 import json
 import sys
-import time
 import urllib.parse
 import urllib.request
 
@@ -26,7 +22,6 @@ class S3:
     def __init__(self, endpoint, bucket):
         import boto3
         from botocore.config import Config
-        self.botocore = __import__('botocore')
         config = Config(retries={'max_attempts': 1}, s3={'addressing_style': 'path'})
         self.client = boto3.client('s3', endpoint_url=endpoint, config=config)
         self.bucket = bucket
@@ -42,20 +37,6 @@ class S3:
 
     def meta(self, key):
         return self.client.head_object(Bucket=self.bucket, Key=key)['Metadata']
-
-    def uploads(self):
-        found = self.client.list_multipart_uploads(Bucket=self.bucket)
-        return [upload['Key'] for upload in found.get('Uploads', [])]
-
-    def call(self, name, arguments):
-        answer = getattr(self.client, name)(Bucket=self.bucket, **json.loads(arguments))
-        return json.dumps(answer, default=str)
-
-    def miss(self, key):
-        try:
-            self.get(key)
-        except self.client.exceptions.NoSuchKey:
-            pass
 
 
 class Azure:
@@ -102,18 +83,6 @@ class Gcs:
         return json.loads(self.ask('GET', f'/storage/v1/b/{self.bucket}/o/{key}')).get('metadata', {})
 
 
-def timed(store, n):
-    """Mean seconds of a miss, a put and a get."""
-    data, means = bytes(10240), []
-    for do in (lambda i: store.miss(f'miss/{i}'), lambda i: store.set(f'time/{i}', data),
-               lambda i: store.get(f'time/{i}')):
-        began = time.monotonic()
-        for i in range(n):
-            do(i)
-        means.append((time.monotonic() - began) / n)
-    return json.dumps(means)
-
-
 def main():
     store = {'s3': S3, 'azure': Azure, 'gcs': Gcs}[sys.argv[1]](*sys.argv[2:])
     for line in sys.stdin:
@@ -126,12 +95,8 @@ def main():
             answer = store.get(words[0]).hex()
         elif command == 'meta':
             answer = json.dumps(store.meta(words[0]))
-        elif command == 'uploads':
-            answer = json.dumps(store.uploads())
-        elif command == 'time':
-            answer = timed(store, int(words[0]))
         else:
-            answer = store.call(words[0], words[1])
+            answer = f'no such command: {command}'
         print(answer, flush=True)
 
 

@@ -64,7 +64,7 @@ pub(super) fn explain(refusal: &Refusal, place: &Place, now: SystemTime) -> Remo
         }
         "NotImplemented" => (Verdict::Unsupported, String::new()),
         "EntityTooLarge" | "QuotaExceeded" | "XMinioStorageFull" | "InsufficientStorage" => (Verdict::Full, String::new()),
-        "InternalError" | "ServiceUnavailable" | "RequestTimeout" | "OperationAborted" | "IncompleteBody" => {
+        "InternalError" | "ServiceUnavailable" | "RequestTimeout" | "OperationAborted" | "IncompleteBody" | "BadDigest" | "XAmzContentSHA256Mismatch" | "NoSuchUpload" => {
             let said = refusal.verdict();
             let busy = said == Verdict::Busy;
             (if busy { said } else { Verdict::Transient }, String::new())

@@ -25,9 +25,12 @@ const FILE_MAX: u64 = 1 << 20;
 /// Profiles that take their credentials from another one, in a row.
 const CHAIN_MAX: usize = 5;
 
+/// What the sections of logins begin with.
+const SSO_SESSION: &str = "sso-session ";
+
 /// What to do when nothing is found.
-const ADVICE: &str = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, run `aws configure`, name a profile with \
-                      -o profile=NAME, or use -o anonymous for a public bucket";
+const ADVICE: &str = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, run `aws configure` or `aws sso login`, name a profile \
+                      with -o profile=NAME, or use -o anonymous for a public bucket";
 
 /// Where a role's session is seen in the logs of AWS.
 const SESSION_NAME: &str = "cachedirfs";
@@ -61,7 +64,8 @@ impl Profile {
         let name = chosen.unwrap_or("default").to_owned();
         let values = all.get(&name).cloned();
         if let (None, Some(name)) = (&values, chosen) {
-            let known: Vec<_> = all.keys().map(String::as_str).collect();
+            let is_profile = |name: &&str| !name.starts_with(SSO_SESSION);
+            let known: Vec<_> = all.keys().map(String::as_str).filter(is_profile).collect();
             let known = context::printable(&known.join(", "));
             return Err(RemoteError::Misconfigured(format!(
                 "profile {name:?}: not in ~/.aws/config nor in ~/.aws/credentials (or where AWS_CONFIG_FILE and \
@@ -106,10 +110,7 @@ impl Profile {
         if let Some(role) = self.get("role_arn") {
             sources.push(self.role(role, context, region, depth)?);
         }
-        if self.get("sso_account_id").is_some() {
-            let sso = SSOCredentialProvider::new().with_profile(&self.name);
-            sources.push(self.source(sso));
-        }
+        sources.extend(self.login());
         if let (Some(id), Some(key)) = (
             self.get("aws_access_key_id"),
             self.get("aws_secret_access_key"),
@@ -129,6 +130,26 @@ impl Profile {
             ));
         }
         Ok(sources)
+    }
+
+    /// What `aws sso login` left, if the profile is of that kind.
+    fn login(&self) -> Option<Source<Credential>> {
+        let session = self.get("sso_session");
+        let of_session = |name: &str| {
+            let section = format!("{SSO_SESSION}{}", session.as_deref()?);
+            self.all.get(&section)?.get(name).cloned()
+        };
+        // The file of a login is named by its session, or else by its start URL: that is all the library takes it for.
+        let named_by = session.clone().or_else(|| self.get("sso_start_url"))?;
+        let region = self
+            .get("sso_region")
+            .or_else(|| of_session("sso_region"))?;
+        let login = SSOCredentialProvider::new()
+            .with_account_id(self.get("sso_account_id")?)
+            .with_role_name(self.get("sso_role_name")?)
+            .with_region(region)
+            .with_start_url(named_by);
+        Some(source(&format!("login of profile {}", self.name), login))
     }
 
     fn role(
@@ -332,7 +353,7 @@ fn parse(text: &str, all: &mut BTreeMap<String, BTreeMap<String, String>>) {
             let section = section.split(']').next().unwrap_or_default().trim();
             let name = section.strip_prefix("profile ").unwrap_or(section);
             let name = name.trim().trim_matches('"').to_owned();
-            let is_other = section.starts_with("sso-session ") || section.starts_with("services ");
+            let is_other = section.starts_with("services ");
             current = (!is_other).then_some(name);
         } else if let (Some(name), Some((key, value))) = (&current, line.split_once('=')) {
             let value = value.split(" #").next().unwrap_or_default().trim();
@@ -362,7 +383,8 @@ mod tests {
         assert_eq!(get("default", "region"), Some("r1"));
         assert_eq!(get("default", "aws_access_key_id"), Some("A"));
         assert_eq!(get("a b", "role_arn"), Some("x=y"));
-        assert_eq!(all.len(), 2, "{:?}", all.keys());
+        assert_eq!(get("sso-session s", "region"), Some("r9"));
+        assert_eq!(all.len(), 3, "{:?}", all.keys());
     }
 
     proptest! {
