@@ -25,7 +25,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use reqwest::header::HeaderValue;
 use url::Url;
 
-use crate::remote::{RemoteError, RemoteOptions};
+use crate::remote::RemoteError;
 
 /// What the signatures of all three leave as it is.
 const UNRESERVED: AsciiSet = NON_ALPHANUMERIC
@@ -151,7 +151,7 @@ fn bare(endpoint: &Url) -> &str {
 
 /// Whether requests go without credentials.
 #[cfg(any(feature = "s3", feature = "azure"))]
-fn is_anonymous(options: &RemoteOptions) -> bool {
+fn is_anonymous(options: &crate::remote::RemoteOptions) -> bool {
     options.anonymous.unwrap_or(false)
 }
 
