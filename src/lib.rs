@@ -36,7 +36,7 @@
 //! | [`clock`], [`sys`], [`stop`] | time; every `unsafe` block; a request to stop | everything of ours |
 //! | [`stats`] | the counters, shared by all | who counts |
 //! | [`object`] | the format: content to payload, blob to content that verifies itself | remotes, keys, directories |
-//! | [`remote`] | the contract, the list of schemes, `file`, `http`, `redis`, `memory`; `retry`, `breaker` and `deadline` around any of them, `shards` and `tiers` over several | disk layout, file system, kernel |
+//! | [`remote`] | the contract, the list of schemes, `file`, `http`, `cloud` (`s3`, `gs`, `az`), `redis`, `memory`; `retry`, `breaker` and `deadline` around any of them, `shards` and `tiers` over several | disk layout, file system, kernel |
 //! | [`store`] | the backing directory: lock, layout, index, eviction, the one way in for bytes, power cuts, hashes | network, remotes, uploads, kernel |
 //! | [`fetch`] | remote to store, once however many wait; recent misses | file system, kernel |
 //! | [`upload`] | journal, queue and workers: store to remote until it has it | file system, kernel |

@@ -1,7 +1,8 @@
 //! Where the log goes: standard error in the foreground, syslog in the background, or a file.
 //!
 //! Other crates are heard from `warn` on only, unless we are debugging: fuser reports every request. Of fuser only
-//! errors are: it warns whenever somebody else unmounts, which is how a mount ends.
+//! errors are: it warns whenever somebody else unmounts, which is how a mount ends. What finds credentials is never heard:
+//! its errors reach us as values, and what it says while debugging is not ours to vouch for.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -98,12 +99,14 @@ fn filtered(options: &LogOptions) -> Builder {
     builder
         .filter_level(others)
         .filter_module("fuser", fuser)
+        .filter_module("reqsign", LevelFilter::Off)
         .filter_module("cachedirfs", level);
     if let (None, Some(filter)) = (options.level, &options.filter) {
         builder = Builder::new();
         builder
             .filter_module("fuser", LevelFilter::Error)
-            .parse_filters(filter);
+            .parse_filters(filter)
+            .filter_module("reqsign", LevelFilter::Off);
     }
     builder
 }

@@ -13,6 +13,8 @@
 
 pub mod blob;
 pub mod breaker;
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
+mod cloud;
 pub mod counted;
 pub mod deadline;
 pub mod file;
@@ -338,10 +340,13 @@ pub fn directory(url: &str) -> Option<PathBuf> {
 }
 
 /// Every scheme that [`open`] knows, and whether it was compiled in.
-const SCHEMES: [(&str, bool); 5] = [
+const SCHEMES: [(&str, bool); 8] = [
     ("file", true),
     ("http", cfg!(feature = "http")),
     ("https", cfg!(feature = "http")),
+    ("s3", cfg!(feature = "s3")),
+    ("gs", cfg!(feature = "gcs")),
+    ("az", cfg!(feature = "azure")),
     ("redis", cfg!(feature = "redis")),
     ("rediss", cfg!(feature = "redis")),
 ];
@@ -363,6 +368,21 @@ pub fn open(url: &str, options: &RemoteOptions) -> Result<Arc<dyn Remote>, Remot
         #[cfg(feature = "redis")]
         "redis" | "rediss" => Arc::new(BlobRemote::new(
             redis::Redis::open(&parsed, options)?,
+            options,
+        )),
+        #[cfg(feature = "s3")]
+        "s3" => Arc::new(BlobRemote::new(
+            cloud::s3::S3::open(&parsed, options)?,
+            options,
+        )),
+        #[cfg(feature = "gcs")]
+        "gs" => Arc::new(BlobRemote::new(
+            cloud::gcs::Gcs::open(&parsed, options)?,
+            options,
+        )),
+        #[cfg(feature = "azure")]
+        "az" => Arc::new(BlobRemote::new(
+            cloud::azure::Azure::open(&parsed, options)?,
             options,
         )),
         other => {

@@ -4,8 +4,11 @@
 
 mod beyond;
 mod cases;
+mod cloud;
+mod credentials;
 mod listed;
 mod redis;
+mod refusals;
 mod several;
 
 use std::collections::BTreeMap;
@@ -140,6 +143,9 @@ fn what_was_put_comes_back(case: &Case) {
         .into_iter()
         .enumerate()
     {
+        if content.is_empty() && case.options.format == Format::Raw && !case.holds_nothing() {
+            continue;
+        }
         let sig = sig(&format!("round trip {n}"));
         let path = dir.path().join("content");
         fs::write(&path, content).unwrap();
@@ -316,6 +322,9 @@ fn what_is_wrong_is_corrupt_and_is_repaired(case: &Case) {
         ),
     ];
     for (what, bytes) in damages {
+        if bytes.is_empty() && !case.holds_nothing() {
+            continue;
+        }
         let sig = sig(what);
         case.store.set(&case.options.layout.key(&sig), &bytes);
         let got = get(case, &sig);

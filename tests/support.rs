@@ -1,6 +1,7 @@
 //! What the tests share. Nothing in here asserts a promise; it builds the stage on which tests do.
 
 pub(crate) mod canned;
+pub(crate) mod cloud;
 /// A disk whose power can be cut.
 pub(crate) mod image;
 /// The reference that the file system is compared with.

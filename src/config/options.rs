@@ -138,6 +138,32 @@ pub static OPTIONS: &[OptionSpec] = &[
         "how long an object on a Redis lives after its upload or last touch", some_duration => remote.ttl),
     of_remote!("redis_prefix", "TEXT", "cachedirfs:",
         "what the keys in a Redis begin with", some_text => redis_prefix),
+    valued!("endpoint", "URL", "the cloud's own",
+        "where an object store is: https://host or, without TLS, http://host", some_text => remote.endpoint),
+    valued!("region", "NAME", "$AWS_REGION, the profile's, us-east-1",
+        "region of an S3 bucket", some_text => remote.region),
+    valued!("profile", "NAME", "$AWS_PROFILE, default",
+        "profile in ~/.aws/config and ~/.aws/credentials", some_text => remote.profile),
+    valued!("account", "NAME", "$AZURE_STORAGE_ACCOUNT",
+        "storage account of an az: remote", some_text => remote.account),
+    switched!(
+        "anonymous",
+        "off",
+        "ask an object store without credentials",
+        remote.anonymous
+    ),
+    switched!(
+        "imds",
+        "on, off where $AWS_EC2_METADATA_DISABLED says so",
+        "ask the metadata service of a virtual machine for credentials",
+        remote.imds
+    ),
+    switched!(
+        "path_style",
+        "on with an endpoint, else off",
+        "name the S3 bucket in the path of requests rather than in the host",
+        remote.path_style
+    ),
     switched!(
         "allow_other",
         "on for root, else off",

@@ -3,15 +3,16 @@
 //!
 //! What "put if absent" a store offers is a help, never relied upon: several servers ignore
 //! `If-None-Match`. So a put looks first and compares hashes from the header, which costs one small
-//! read; only where the store has shown that it leaves alone what is there ([`Blobs::creates_only`]) is a small
-//! object sent without that. Where two writers still cross, the last wins with a whole object that is as good as the first.
+//! read; only where the store has shown that it leaves alone what is there is a small object sent without that:
+//! the first object that it stored is put once more, the same bytes, and a store that then says that it exists will say
+//! so again. Where two writers still cross, the last wins with a whole object that is as good as the first.
 //!
 //! This module knows no server, no URL and no disk.
 
 use std::io::{self, Read};
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use lru::LruCache;
@@ -82,9 +83,10 @@ pub trait Blobs: Send + Sync {
     /// can leaves what is there and says [`Written::Exists`].
     fn put(&self, key: &str, payload: &Payload, if_absent: bool) -> Result<Written, RemoteError>;
 
-    /// Whether it is known that [`Blobs::put`] with `if_absent` leaves alone what is there.
-    fn creates_only(&self) -> bool {
-        false
+    /// Whether [`Blobs::put`] with `if_absent` leaves alone what is there, so that a small object is sent without a look;
+    /// `None` if that is to be found out. A store that is quickly looked at says no.
+    fn creates_only(&self) -> Option<bool> {
+        None
     }
 
     /// Whether there is anything under `key`.
@@ -155,6 +157,7 @@ pub struct BlobRemote<B> {
     encode: EncodeOptions,
     pacer: Pacer,
     damaged: Damaged,
+    creates_only: OnceLock<bool>,
 }
 
 /// What the remote has under a signature that something is to be uploaded under.
@@ -181,6 +184,7 @@ impl<B: Blobs> BlobRemote<B> {
             encode,
             pacer: Pacer::new(options),
             damaged: Damaged::default(),
+            creates_only: OnceLock::new(),
         }
     }
 
@@ -298,6 +302,9 @@ impl<B: Blobs> BlobRemote<B> {
             let if_absent = found == Found::Nothing;
             if self.blobs.put(&key, &payload, if_absent)? == Written::Stored {
                 self.damaged.remove(&ours.sig);
+                if if_absent && ours.len <= UNSEEN_MAX {
+                    self.learn(&key, &payload);
+                }
                 return Ok(Put::Stored);
             }
             // It was there, or somebody was faster: what do they have?
@@ -311,7 +318,24 @@ impl<B: Blobs> BlobRemote<B> {
     }
 
     fn goes_unseen(&self, ours: &Header) -> bool {
-        ours.len <= UNSEEN_MAX && self.blobs.creates_only() && !self.damaged.has(&ours.sig)
+        let creates_only = || {
+            self.blobs
+                .creates_only()
+                .or_else(|| self.creates_only.get().copied())
+        };
+        ours.len <= UNSEEN_MAX && creates_only() == Some(true) && !self.damaged.has(&ours.sig)
+    }
+
+    /// Finds out, once, whether the store leaves alone what is there: `payload` has just been stored under `key`, so that
+    /// nothing is lost if it does not.
+    fn learn(&self, key: &str, payload: &Payload) {
+        if self.blobs.creates_only().is_some() || self.creates_only.get().is_some() {
+            return;
+        }
+        // An error teaches nothing, and shows with the next call if it is one. Who learned first was right.
+        if let Ok(written) = self.blobs.put(key, payload, true) {
+            self.creates_only.set(written == Written::Exists).ok();
+        }
     }
 }
 

@@ -266,6 +266,11 @@ impl Blobs for Directory {
         self.publish(temp, &path, if_absent)
     }
 
+    /// To look costs less than to write a temporary file in vain.
+    fn creates_only(&self) -> Option<bool> {
+        Some(false)
+    }
+
     fn exists(&self, key: &str) -> Result<bool, RemoteError> {
         let path = self.path(key)?;
         match fs::symlink_metadata(&path) {

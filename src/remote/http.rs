@@ -4,9 +4,6 @@
 //! used: ranges to look at headers, `If-None-Match: *`, MKCOL for missing parents, PROPFIND or nginx'
 //! JSON index to list. None of it is relied upon.
 //!
-//! Whether the server honours `If-None-Match: *` is found out with the first object that it stores: the same bytes
-//! are put there once more, and a server that refuses them (412) need not be looked at before each small upload.
-//!
 //! An object that comes as `text/html` is corrupt, and a PUT that is answered so with 200 is refused: that
 //! is the page of a login, a proxy or a captive portal. Objects have no suffix that a server could take for
 //! HTML; the few servers that look into files (rclone) cost an HTML output in a raw store its hits,
@@ -25,7 +22,7 @@ pub(super) mod status;
 
 use std::collections::HashSet;
 use std::io::BufReader;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use reqwest::header::{ACCEPT, ETAG, HeaderName, IF_MATCH, IF_NONE_MATCH};
@@ -48,9 +45,6 @@ const MADE_MAX: usize = 4096;
 /// Collections below the base that can hold objects: `XX/SIG`.
 const LEVELS: usize = 2;
 
-/// Bytes of an object that is put twice to learn what the server does.
-const LEARN_MAX: u64 = 64 << 10;
-
 /// What web pages come as.
 const HTML: &str = "text/html";
 
@@ -61,14 +55,6 @@ pub struct Http {
     /// The server does not make parent directories itself, as it showed.
     needs_parents: AtomicBool,
     made: Mutex<HashSet<String>>,
-    conditional: AtomicU8,
-}
-
-/// What is known of the server's `If-None-Match: *`.
-mod conditional {
-    pub(super) const UNKNOWN: u8 = 0;
-    pub(super) const HONOURED: u8 = 1;
-    pub(super) const IGNORED: u8 = 2;
 }
 
 impl Http {
@@ -82,7 +68,6 @@ impl Http {
             base,
             needs_parents: AtomicBool::new(false),
             made: Mutex::default(),
-            conditional: AtomicU8::new(conditional::UNKNOWN),
         })
     }
 
@@ -107,28 +92,6 @@ impl Http {
             request = request.with_header(IF_NONE_MATCH, HeaderValue::from_static("*"));
         }
         self.client.send(&request)
-    }
-
-    /// Finds out, once, whether the server leaves alone what is there: `payload` has just been stored under `key`, so
-    /// that nothing is lost if it does not.
-    fn learn(&self, key: &str, payload: &Payload) {
-        let unknown = self.conditional.load(Ordering::Relaxed) == conditional::UNKNOWN;
-        if !unknown || payload.len() > LEARN_MAX {
-            return;
-        }
-        // An error teaches nothing, and shows with the next request if it is one.
-        if let Ok(answer) = self.put_once(key, payload, true) {
-            match answer.status() {
-                StatusCode::PRECONDITION_FAILED => self.learned(conditional::HONOURED),
-                status if status.is_success() => self.learned(conditional::IGNORED),
-                _ => {}
-            }
-            answer.drain();
-        }
-    }
-
-    fn learned(&self, known: u8) {
-        self.conditional.store(known, Ordering::Relaxed);
     }
 
     /// Makes the collection that `key` is in, and those above it as far as they are missing.
@@ -311,21 +274,12 @@ impl Blobs for Http {
                 let text = format!("{}: answered with a web page (a login?)", answer.subject());
                 Err(RemoteError::Refused(text))
             }
-            StatusCode::OK | StatusCode::CREATED | StatusCode::NO_CONTENT => {
-                if if_absent {
-                    self.learn(key, payload);
-                }
-                Ok(Written::Stored)
-            }
+            StatusCode::OK | StatusCode::CREATED | StatusCode::NO_CONTENT => Ok(Written::Stored),
             StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT if if_absent => {
                 Ok(Written::Exists)
             }
             _ => Err(answer.into_error()),
         }
-    }
-
-    fn creates_only(&self) -> bool {
-        self.conditional.load(Ordering::Relaxed) == conditional::HONOURED
     }
 
     fn exists(&self, key: &str) -> Result<bool, RemoteError> {
@@ -463,9 +417,13 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 
 /// The mode that object stores keep beside a raw object: s3fs writes decimal `st_mode`, others octal.
 fn mode_hint(headers: &HeaderMap) -> Option<Meta> {
+    mode(headers.get("x-amz-meta-mode")?.to_str().ok()?)
+}
+
+/// A mode as any of them writes it.
+pub(in crate::remote) fn mode(text: &str) -> Option<Meta> {
     const FORMAT: u32 = 0o170_000;
     const REGULAR: u32 = 0o100_000;
-    let text = headers.get("x-amz-meta-mode")?.to_str().ok()?;
     let decimal = text
         .parse()
         .ok()

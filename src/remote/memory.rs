@@ -97,8 +97,8 @@ impl Blobs for Memory {
         Ok(Written::Stored)
     }
 
-    fn creates_only(&self) -> bool {
-        true
+    fn creates_only(&self) -> Option<bool> {
+        Some(true)
     }
 
     fn exists(&self, key: &str) -> Result<bool, RemoteError> {

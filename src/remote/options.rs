@@ -95,7 +95,14 @@ pub struct Environment(BTreeMap<String, String>);
 
 impl Environment {
     /// What the names of such variables begin with; `HOME` is one more.
-    pub const PREFIXES: [&str; 5] = ["AWS_", "AZURE_", "GOOGLE_", "GCE_", "IDENTITY_"];
+    pub const PREFIXES: [&str; 6] = [
+        "AWS_",
+        "AZURE_",
+        "GOOGLE_",
+        "GCE_",
+        "IDENTITY_",
+        "STORAGE_EMULATOR_HOST",
+    ];
 
     /// Takes out of `variables` what concerns remotes.
     pub fn new(variables: impl IntoIterator<Item = (String, String)>) -> Self {
@@ -178,6 +185,20 @@ pub struct RemoteOptions {
     pub ttl: Option<Duration>,
     /// What the keys in a Redis begin with.
     pub redis_prefix: String,
+    /// Where an object store is, if not where its cloud has it.
+    pub endpoint: Option<String>,
+    /// The region of a bucket.
+    pub region: Option<String>,
+    /// A profile in the files of the AWS tools.
+    pub profile: Option<String>,
+    /// The storage account of an Azure container.
+    pub account: Option<String>,
+    /// Ask an object store without credentials.
+    pub anonymous: Option<bool>,
+    /// Whether the metadata service of a virtual machine may be asked for credentials.
+    pub imds: Option<bool>,
+    /// Whether the bucket stands in the path of an S3 URL rather than in its host.
+    pub path_style: Option<bool>,
 }
 
 impl Default for RemoteOptions {
@@ -202,6 +223,13 @@ impl Default for RemoteOptions {
             environment: Environment::default(),
             ttl: None,
             redis_prefix: "cachedirfs:".to_owned(),
+            endpoint: None,
+            region: None,
+            profile: None,
+            account: None,
+            anonymous: None,
+            imds: None,
+            path_style: None,
         }
     }
 }

@@ -290,8 +290,9 @@ impl Blobs for Redis {
         })
     }
 
-    fn creates_only(&self) -> bool {
-        true
+    /// SET NX.
+    fn creates_only(&self) -> Option<bool> {
+        Some(true)
     }
 
     fn exists(&self, key: &str) -> Result<bool, RemoteError> {

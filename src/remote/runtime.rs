@@ -50,6 +50,14 @@ impl Shared {
             .expect("taken only by drop")
             .block_on(future)
     }
+
+    /// Has a future run beside whoever asks for it.
+    #[cfg_attr(not(feature = "s3"), allow(dead_code))]
+    pub(super) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        let runtime = self.runtime.as_ref().expect("taken only by drop");
+        // It says itself how it ended.
+        drop(runtime.spawn(future));
+    }
 }
 
 impl Drop for Shared {

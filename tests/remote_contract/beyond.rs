@@ -166,37 +166,10 @@ fn http2_is_used_where_it_is_offered_and_connections_are_kept() {
     );
 }
 
-/// What spares the look before a small upload: lighttpd answers 412 to a second create, nginx and rclone overwrite.
-#[test]
-fn the_first_upload_shows_whether_a_server_only_creates() {
-    let payload = |text: &str| {
-        let content = bytes(text.as_bytes());
-        let hash = content.hash().unwrap();
-        Payload::raw(Meta::file(0o644), &content, hash).unwrap()
-    };
-    for (server, creates_only) in [
-        (Server::lighttpd(), true),
-        (Server::nginx(Nginx::Open), false),
-        (Server::rclone(), false),
-    ] {
-        let http = Http::open(&server.url().parse().unwrap(), &plain()).unwrap();
-        assert!(!http.creates_only(), "nothing was stored yet");
-        for key in ["AB/first", "AB/second"] {
-            let stored = http.put(key, &payload("x"), true).unwrap();
-            assert_eq!(stored, Written::Stored);
-            assert_eq!(http.creates_only(), creates_only, "{}", http.describe());
-        }
-        if creates_only {
-            let second = http.put("AB/second", &payload("y"), true).unwrap();
-            assert_eq!(second, Written::Exists);
-        }
-    }
-}
-
 /// A store that counts how often it is looked at before an upload.
-struct Looked(Memory, Arc<AtomicUsize>, bool);
+struct Looked<B>(B, Arc<AtomicUsize>, Option<bool>);
 
-impl Blobs for Looked {
+impl<B: Blobs> Blobs for Looked<B> {
     fn get(&self, key: &str) -> Result<Option<Blob>, RemoteError> {
         self.0.get(key)
     }
@@ -207,10 +180,10 @@ impl Blobs for Looked {
     }
 
     fn put(&self, key: &str, payload: &Payload, if_absent: bool) -> Result<Written, RemoteError> {
-        self.0.put(key, payload, if_absent && self.2)
+        self.0.put(key, payload, if_absent && self.2 != Some(false))
     }
 
-    fn creates_only(&self) -> bool {
+    fn creates_only(&self) -> Option<bool> {
         self.2
     }
 
@@ -235,7 +208,7 @@ impl Blobs for Looked {
 fn a_look_is_spared_only_where_the_store_leaves_alone_what_is_there_and_only_for_what_is_small() {
     for creates_only in [true, false] {
         let (store, looks) = (Memory::default(), Arc::new(AtomicUsize::new(0)));
-        let blobs = Looked(store.clone(), looks.clone(), creates_only);
+        let blobs = Looked(store.clone(), looks.clone(), Some(creates_only));
         let remote = BlobRemote::new(blobs, &plain());
         let put = |sig: &Signature, content: &[u8]| {
             let put = remote.put(sig, Meta::file(0o644), &bytes(content));
@@ -253,6 +226,31 @@ fn a_look_is_spared_only_where_the_store_leaves_alone_what_is_there_and_only_for
         assert_eq!(put(&small, b"z").0, Put::Stored);
         let object = store.bytes(&Layout::Upper.key(&small)).unwrap();
         assert!(object.len() > 1);
+    }
+}
+
+/// lighttpd answers 412 to a second create, nginx and rclone overwrite.
+#[test]
+fn the_first_upload_shows_whether_a_server_only_creates() {
+    for (server, looks_again) in [
+        (Server::lighttpd(), 0),
+        (Server::nginx(Nginx::Open), 1),
+        (Server::rclone(), 1),
+    ] {
+        let http = Http::open(&server.url().parse().unwrap(), &plain()).unwrap();
+        let looks = Arc::new(AtomicUsize::new(0));
+        let remote = BlobRemote::new(Looked(http, looks.clone(), None), &plain());
+        for (what, expected) in [
+            ("first", 1),
+            ("second", looks_again),
+            ("third", looks_again),
+        ] {
+            let put = remote.put(&sig(what), Meta::file(0o644), &bytes(b"x"));
+            assert_eq!(put.unwrap(), Put::Stored);
+            assert_eq!(looks.swap(0, Ordering::SeqCst), expected, "{what}");
+        }
+        let other = remote.put(&sig("third"), Meta::file(0o644), &bytes(b"y"));
+        assert!(matches!(other, Ok(Put::Diverged { .. })));
     }
 }
 

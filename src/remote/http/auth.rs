@@ -73,6 +73,15 @@ impl Auth {
         })
     }
 
+    /// No credentials.
+    #[cfg_attr(not(feature = "s3"), allow(dead_code))]
+    pub(in crate::remote) fn none() -> Self {
+        Self {
+            source: Source::Fixed,
+            current: RwLock::new(None),
+        }
+    }
+
     /// What to send.
     pub(in crate::remote) fn current(&self) -> Option<Credentials> {
         self.current

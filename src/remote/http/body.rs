@@ -8,7 +8,6 @@ use futures_util::stream;
 use reqwest::Body;
 use tokio::task::spawn_blocking;
 
-use crate::object::Payload;
 use crate::remote::RemoteError;
 
 /// What is read from disk at a time. Bigger chunks no longer make an upload faster.
@@ -69,18 +68,28 @@ impl Progress {
     }
 }
 
-/// `payload` as the body of one request. What is small is read here and now; more may come from a disk while the
-/// request is under way, so it is read by threads that may block.
-pub(in crate::remote) fn upload(payload: &Payload, progress: Progress) -> Body {
+/// So many bytes that `reader` has as the body of one request. What is small is read here and now; more may come from a disk
+/// while the request is under way, so it is read by threads that may block.
+pub(in crate::remote) fn upload(
+    reader: Box<dyn Read + Send>,
+    len: u64,
+    progress: Progress,
+) -> Body {
     // Less, not as much: the reader is to come to its end, where a raw content is compared with its hash.
-    if payload.len() < CHUNK as u64
-        && let (Ok(bytes), _) = read_chunk(payload.reader())
-        && bytes.len() as u64 == payload.len()
-    {
-        progress.count(bytes.len());
-        return Body::from(bytes);
+    if len < CHUNK as u64 {
+        let (read, _) = read_chunk(reader);
+        return match read {
+            Ok(bytes) => {
+                progress.count(bytes.len());
+                Body::from(bytes)
+            }
+            Err(error) => {
+                let error = progress.fail(error);
+                Body::wrap_stream(stream::once(async { Err::<Vec<u8>, _>(error) }))
+            }
+        };
     }
-    let start = (payload.reader(), progress);
+    let start = (reader, progress);
     Body::wrap_stream(stream::try_unfold(start, |(reader, progress)| async move {
         let (chunk, reader) = spawn_blocking(|| read_chunk(reader))
             .await

@@ -4,6 +4,9 @@
 //! A request follows redirects within its scheme, and sends credentials only to the origin of the
 //! remote's URL. It is asked again with fresh credentials when they were rotated. Nothing else is retried here.
 //!
+//! Who signs requests uses [`Client::send_signed`]: one request, signed just before it goes, without redirects. What a
+//! refusal means and whether it is worth another signature is the signer's affair.
+//!
 //! That has threads: a [`Client`] must be made after the process went to the background.
 
 use std::future::Future;
@@ -12,8 +15,11 @@ use std::pin::pin;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
-use reqwest::{Certificate, Method, Response, StatusCode, redirect};
+use bytes::Bytes;
+use reqwest::header::{
+    CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION,
+};
+use reqwest::{Certificate, Method, RequestBuilder, Response, StatusCode, redirect};
 use tokio::time::timeout;
 use url::Url;
 
@@ -54,6 +60,9 @@ struct Engine {
     min_speed: u64,
 }
 
+/// The head of a request, for who signs it.
+pub(in crate::remote) type Head = http::request::Parts;
+
 /// One request.
 pub(in crate::remote) struct Request<'a> {
     method: Method,
@@ -65,6 +74,7 @@ pub(in crate::remote) struct Request<'a> {
 enum Upload<'a> {
     Nothing,
     Text(&'static str),
+    Bytes(Bytes),
     Payload(&'a Payload),
 }
 
@@ -100,26 +110,42 @@ impl<'a> Request<'a> {
         self
     }
 
-    fn subject(&self) -> String {
+    #[cfg_attr(not(feature = "s3"), allow(dead_code))]
+    pub(in crate::remote) fn with_bytes(mut self, bytes: Bytes) -> Self {
+        self.body = Upload::Bytes(bytes);
+        self
+    }
+
+    pub(in crate::remote) fn subject(&self) -> String {
         format!("{} {}", self.method, self.url)
     }
 
     fn progress(&self) -> Progress {
         match self.body {
             Upload::Payload(payload) => Progress::of(payload.len()),
+            Upload::Bytes(ref bytes) => Progress::of(bytes.len() as u64),
             Upload::Nothing | Upload::Text(_) => Progress::of(0),
         }
     }
 }
 
 impl Client {
+    /// A client for who signs requests, and sends them to this origin.
+    #[cfg_attr(not(feature = "s3"), allow(dead_code))]
+    pub(in crate::remote) fn unsigned(
+        base: &Url,
+        options: &RemoteOptions,
+    ) -> Result<Self, RemoteError> {
+        Self::new(base, Auth::none(), options)
+    }
+
     /// A client that sends credentials to the origin of `base` only.
     pub(in crate::remote) fn new(
         base: &Url,
         auth: Auth,
         options: &RemoteOptions,
     ) -> Result<Self, RemoteError> {
-        let http = build(base, options)?;
+        let http = build(options, !is_loopback(base))?;
         let engine = Engine {
             runtime: runtime::shared()?,
             http,
@@ -163,6 +189,30 @@ impl Client {
         }
     }
 
+    /// Sends `request` once, with the head that `sign` makes of its own.
+    #[cfg_attr(not(feature = "s3"), allow(dead_code))]
+    pub(in crate::remote) fn send_signed(
+        &self,
+        request: &Request<'_>,
+        sign: &dyn Fn(&mut Head) -> Result<(), RemoteError>,
+    ) -> Result<Answer, RemoteError> {
+        let progress = request.progress();
+        let unusable =
+            |cause: String| RemoteError::Misconfigured(format!("{}: {cause}", request.subject()));
+        let mut head = http::Request::new(()).into_parts().0;
+        head.method = request.method.clone();
+        head.headers = request.headers.clone();
+        let uri = request.url.as_str().parse();
+        head.uri = uri.map_err(|error: http::uri::InvalidUri| unusable(error.to_string()))?;
+        sign(&mut head)?;
+        let url = Url::parse(&head.uri.to_string()).map_err(|error| unusable(error.to_string()))?;
+        // These were signed; the connection says them in its own way.
+        head.headers.remove(HOST);
+        head.headers.remove(CONTENT_LENGTH);
+        let builder = self.engine.http.request(head.method, url);
+        self.finish(request, builder.headers(head.headers), &progress)
+    }
+
     fn send_once(
         &self,
         request: &Request<'_>,
@@ -178,19 +228,37 @@ impl Client {
         if let Some(credentials) = credentials {
             builder = credentials.apply(builder);
         }
-        builder = match request.body {
+        self.finish(request, builder, &progress)
+    }
+
+    /// Adds the body, and waits for the head of the answer.
+    fn finish(
+        &self,
+        request: &Request<'_>,
+        builder: RequestBuilder,
+        progress: &Progress,
+    ) -> Result<Answer, RemoteError> {
+        let builder = match &request.body {
             Upload::Nothing => builder,
-            Upload::Text(text) => builder.body(text),
+            Upload::Text(text) => builder.body(*text),
             Upload::Payload(payload) if payload.is_empty() => builder.header(CONTENT_LENGTH, 0),
             Upload::Payload(payload) => {
-                let body = body::upload(payload, progress.clone());
+                let body = body::upload(payload.reader(), payload.len(), progress.clone());
                 builder.header(CONTENT_LENGTH, payload.len()).body(body)
+            }
+            Upload::Bytes(bytes) => {
+                let body = body::upload(
+                    Box::new(io::Cursor::new(bytes.clone())),
+                    bytes.len() as u64,
+                    progress.clone(),
+                );
+                builder.header(CONTENT_LENGTH, bytes.len()).body(body)
             }
         };
         let subject = request.subject();
         let (stall, min_speed) = (self.engine.stall, self.engine.min_speed);
         // Timers begin with `send`, so it must be called on the runtime.
-        let sending = async { watched(builder.send(), &progress, stall, min_speed).await };
+        let sending = async { watched(builder.send(), progress, stall, min_speed).await };
         let response = self.engine.run(sending);
         match response {
             Ok(response) => Ok(Answer {
@@ -272,7 +340,7 @@ fn mean_speed(bytes: u64, time: Duration) -> u64 {
 }
 
 /// The cause at the bottom, which is what helps; reqwest's own words repeat the URL.
-fn explain(error: &reqwest::Error) -> String {
+pub(in crate::remote) fn explain(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;
@@ -335,6 +403,15 @@ impl Answer {
         let error = status::error(&self.subject, self.status(), self.headers());
         self.drain();
         error
+    }
+
+    /// The first `max` bytes of its body, as far as they come.
+    #[cfg_attr(not(feature = "s3"), allow(dead_code))]
+    pub(in crate::remote) fn text(self, max: u64) -> String {
+        let mut bytes = Vec::new();
+        // What came is as good as it gets: this is for errors.
+        let _cut = self.into_reader().take(max).read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Its body.
@@ -413,7 +490,11 @@ impl Read for AnswerReader {
     }
 }
 
-fn build(base: &Url, options: &RemoteOptions) -> Result<reqwest::Client, RemoteError> {
+/// reqwest as `options` want it, through the system's proxy or not.
+pub(in crate::remote) fn build(
+    options: &RemoteOptions,
+    proxied: bool,
+) -> Result<reqwest::Client, RemoteError> {
     static PROVIDER: Once = Once::new();
     // An error says that there is one already, which is as good.
     PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
@@ -427,7 +508,7 @@ fn build(base: &Url, options: &RemoteOptions) -> Result<reqwest::Client, RemoteE
         .http2_keep_alive_interval(options.stall_timeout)
         .http2_keep_alive_timeout(options.stall_timeout)
         .http2_adaptive_window(true);
-    if is_loopback(base) {
+    if !proxied {
         builder = builder.no_proxy();
     }
     if let Some(path) = &options.ca_file {

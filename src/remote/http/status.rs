@@ -76,7 +76,7 @@ pub(in crate::remote) fn error(
 
 /// In seconds, or as a date, which is compared with the date of the answer itself: our clock and the server's need
 /// not agree. A date without that, or that is over, says nothing.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(in crate::remote) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| Some(headers.get(name)?.to_str().ok()?.trim());
     let asked = text(RETRY_AFTER)?;
     if let Ok(seconds) = asked.parse() {
