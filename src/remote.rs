@@ -11,20 +11,31 @@
 //! dumb store of bytes by key) or [`Remote`] itself, add its scheme to [`open`], and run
 //! `tests/remote_contract.rs` over it.
 
+#[cfg(any(feature = "http", feature = "grpc"))]
+mod auth;
+#[cfg(feature = "http")]
+pub mod bazel;
 pub mod blob;
 pub mod breaker;
 pub mod deadline;
 pub mod file;
+mod found;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod memory;
 mod options;
 pub mod pace;
+#[cfg(any(feature = "http", feature = "grpc"))]
+pub mod reapi;
 pub mod retry;
-#[cfg(feature = "http")]
+#[cfg(any(feature = "http", feature = "grpc"))]
 mod runtime;
 #[cfg(test)]
 mod scripted;
+#[cfg(any(feature = "http", feature = "grpc"))]
+mod trust;
 
 use std::fmt;
 use std::io;
@@ -303,16 +314,24 @@ pub fn directory(url: &str) -> Option<PathBuf> {
 }
 
 /// Every scheme that [`open`] knows, and whether it was compiled in.
-const SCHEMES: [(&str, bool); 3] = [
+const SCHEMES: [(&str, bool); 7] = [
     ("file", true),
     ("http", cfg!(feature = "http")),
     ("https", cfg!(feature = "http")),
+    ("bazel+http", cfg!(feature = "http")),
+    ("bazel+https", cfg!(feature = "http")),
+    ("grpc", cfg!(feature = "grpc")),
+    ("grpcs", cfg!(feature = "grpc")),
 ];
 
 /// The remote that `url` names. **The only list of schemes.**
 pub fn open(url: &str, options: &RemoteOptions) -> Result<Arc<dyn Remote>, RemoteError> {
     options.check()?;
     let parsed = options::parse_url(url)?;
+    if options.headers_file.is_some() && !parsed.scheme().starts_with("grpc") {
+        let text = "headers_file is for grpc:// and grpcs://".to_owned();
+        return Err(RemoteError::Misconfigured(text));
+    }
     Ok(match parsed.scheme() {
         "file" => Arc::new(BlobRemote::new(
             file::Directory::open(&parsed, options.umask)?,
@@ -321,6 +340,16 @@ pub fn open(url: &str, options: &RemoteOptions) -> Result<Arc<dyn Remote>, Remot
         #[cfg(feature = "http")]
         "http" | "https" => Arc::new(BlobRemote::new(
             http::Http::open(&parsed, options)?,
+            options,
+        )),
+        #[cfg(feature = "http")]
+        "bazel+http" | "bazel+https" => Arc::new(reapi::Actions::new(
+            bazel::Bazel::open(&parsed, options)?,
+            options,
+        )),
+        #[cfg(feature = "grpc")]
+        "grpc" | "grpcs" => Arc::new(reapi::Actions::new(
+            grpc::Grpc::open(&parsed, options)?,
             options,
         )),
         other => {

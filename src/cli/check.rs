@@ -21,7 +21,7 @@ const CONTENT: &[u8] = b"Written by `cachedirfs check`. It can be removed.\n";
 #[derive(clap::Args)]
 #[command(after_help = options::help())]
 pub(super) struct Args {
-    /// URL of the remote: file:///DIR or http[s]://HOST/PATH
+    /// URL of the remote: file:///DIR, http[s]://HOST/PATH, bazel+http[s]://HOST/PATH or grpc[s]://HOST/INSTANCE
     remote: String,
     /// Options, as they would be for mounting it
     #[arg(short, value_name = "OPTION,...")]

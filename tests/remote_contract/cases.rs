@@ -19,6 +19,7 @@ use cachedirfs::remote::{Content, Format, Key, Layout, Remote, RemoteOptions, Se
 use cachedirfs::signature::Meta;
 use tempfile::TempDir;
 
+use super::bazel::Way;
 use crate::support::servers::{Nginx, PASSWORD, Server, TOKEN, USER};
 
 /// A remote to be tried, and a way into its store behind its back.
@@ -36,6 +37,8 @@ pub(super) enum Store {
     /// A second way to the same store, past what is being tried.
     Blobs(Box<dyn Blobs>),
     Dir(PathBuf),
+    /// An action cache, which has no keys of a layout.
+    Actions(Way),
 }
 
 impl Store {
@@ -47,6 +50,7 @@ impl Store {
                 let payload = Payload::raw(Meta::file(0o644), &content, hash).unwrap();
                 assert_eq!(blobs.put(key, &payload, false).unwrap(), Written::Stored);
             }
+            Self::Actions(_) => panic!("no place for {key}"),
             Self::Dir(root) => {
                 let path = root.join(key);
                 let parent = path.parent().unwrap();
@@ -66,6 +70,7 @@ impl Store {
                 blob.body.read_to_end(&mut bytes).unwrap();
                 bytes
             }
+            Self::Actions(_) => panic!("no place for {key}"),
             Self::Dir(root) => fs::read(root.join(key)).unwrap(),
         }
     }

@@ -347,7 +347,7 @@ pub(crate) fn program(name: &str, package: &str) -> PathBuf {
 const NEW_KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
 
 /// An authority of our own (`ca.pem`) and a certificate for localhost by it.
-fn certify(dir: &Path) {
+pub(crate) fn certify(dir: &Path) {
     for args in [
         "req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=test-authority -days 2",
         "req {key} -keyout key.pem -out request.pem -subj /CN=localhost",

@@ -13,8 +13,7 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
-use reqwest::{Certificate, Method, Response, StatusCode, redirect};
-use rustls::CertificateError;
+use reqwest::{Certificate, Identity, Method, Response, StatusCode, redirect};
 use tokio::time::timeout;
 use url::Url;
 
@@ -24,6 +23,7 @@ use crate::remote::http::body::{self, Progress};
 use crate::remote::http::{content_length, status};
 use crate::remote::pace::slowness;
 use crate::remote::runtime::{self, Shared};
+use crate::remote::trust;
 use crate::remote::{RemoteError, RemoteOptions};
 
 /// Redirects of one request. Caches redirect once (to a mirror or with a slash) if at all.
@@ -222,8 +222,8 @@ impl Fault {
                 RemoteError::Transient("timed out: no byte went either way".to_owned())
             }
             Self::Slow(speed, floor) => slowness(speed, floor),
-            Self::Failed(error) => match certificate(&error) {
-                Some(wrong) => RemoteError::Untrusted(distrust(wrong)),
+            Self::Failed(error) => match trust::distrusted(&error) {
+                Some(why) => RemoteError::Untrusted(why),
                 None => RemoteError::Transient(explain(&error)),
             },
         }
@@ -285,49 +285,6 @@ fn explain(error: &reqwest::Error) -> String {
         _ => "transfer",
     };
     format!("{what}: {cause}")
-}
-
-/// What is wrong with the server's certificate, if that is why it failed.
-fn certificate(error: &reqwest::Error) -> Option<&CertificateError> {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        // An io::Error hides the error that it carries, and shows only what caused that.
-        let carried = error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref)
-            .map(|carried| carried as &(dyn std::error::Error + 'static));
-        if let Some(rustls::Error::InvalidCertificate(wrong)) = error.downcast_ref() {
-            return Some(wrong);
-        }
-        cause = carried.or_else(|| error.source());
-    }
-    None
-}
-
-/// What is wrong with a certificate, and what to do.
-fn distrust(wrong: &CertificateError) -> String {
-    use CertificateError as Wrong;
-    let hint = match wrong {
-        Wrong::UnknownIssuer => {
-            "; if the server is the right one, name the certificate of its authority with -o ca_file=FILE"
-        }
-        Wrong::Expired | Wrong::ExpiredContext { .. } => {
-            "; renew the certificate of the server (is the clock right here?)"
-        }
-        Wrong::NotValidYet | Wrong::NotValidYetContext { .. } => {
-            "; is the clock right, here and where the certificate was made?"
-        }
-        Wrong::NotValidForName | Wrong::NotValidForNameContext { .. } => {
-            "; use a name in the URL that the certificate of the server has, or give the certificate this name"
-        }
-        wrong if format!("{wrong:?}").contains("CaUsedAsEndEntity") => {
-            "; the server shows the certificate of an authority (self-signed) as its own: \
-             make it one with CA:FALSE (openssl req -x509 -addext basicConstraints=CA:FALSE) \
-             and name that with -o ca_file=FILE, or let an authority sign it and name that"
-        }
-        _ => "; is it the right server? An authority of your own is named with -o ca_file=FILE",
-    };
-    format!("the certificate is not trusted: {wrong}{hint}")
 }
 
 impl Engine {
@@ -485,9 +442,35 @@ fn build(base: &Url, options: &RemoteOptions) -> Result<reqwest::Client, RemoteE
         }
         builder = builder.tls_certs_merge(found);
     }
+    if let Some(identity) = identity(options)? {
+        builder = builder.identity(identity);
+    }
     builder
         .build()
         .map_err(|error| RemoteError::Misconfigured(format!("set up HTTP: {}", explain(&error))))
+}
+
+/// The certificate that we show, and its key.
+fn identity(options: &RemoteOptions) -> Result<Option<Identity>, RemoteError> {
+    let (Some(cert), Some(key)) = (&options.client_cert_file, &options.client_key_file) else {
+        return Ok(None);
+    };
+    let mut pem = Vec::new();
+    for path in [key, cert] {
+        let wrong = |error| {
+            RemoteError::Misconfigured(format!("read certificate {}: {error}", path.display()))
+        };
+        pem.extend(std::fs::read(path).map_err(wrong)?);
+        pem.push(b'\n');
+    }
+    let identity = Identity::from_pem(&pem).map_err(|error| {
+        let name = cert.display();
+        RemoteError::Misconfigured(format!(
+            "certificate {name} and its key: {}",
+            explain(&error)
+        ))
+    });
+    identity.map(Some)
 }
 
 /// A server on this machine is never asked through a proxy.
