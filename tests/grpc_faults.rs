@@ -296,6 +296,21 @@ fn a_server_that_hangs_is_given_up_and_one_that_repeats_our_token_is_not_quoted(
     assert!(began.elapsed() < Duration::from_secs(2));
 }
 
+/// What a server sends along may be more than a slow line carries in time.
+#[test]
+fn an_entry_that_does_not_come_in_time_with_its_output_is_asked_for_alone() {
+    let server = Cache::liar();
+    let options = RemoteOptions {
+        stall_timeout: Duration::from_millis(300),
+        ..RemoteOptions::default()
+    };
+    let remote = open(&server.url("grpc", ""), &options).unwrap();
+    put(&*remote, &sig('a'), b"small").unwrap();
+    server.lie("inlines hangs-inlining");
+    assert!(get(&*remote, &sig('a')).unwrap_err().is_transient());
+    assert_eq!(get(&*remote, &sig('a')).unwrap().unwrap(), b"small");
+}
+
 /// The content that a put reads changes: no blob and no entry may come of it.
 #[test]
 fn what_changes_while_it_is_sent_is_not_there_afterwards() {

@@ -21,12 +21,13 @@ mod status;
 mod stream;
 
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use percent_encoding::percent_decode_str;
 use prost::Message;
 use prost::bytes::Bytes;
-use tonic::Status;
+use tonic::{Code, Status};
 use url::Url;
 
 use crate::object::{Payload, unzip};
@@ -54,6 +55,9 @@ pub struct Grpc {
     instance: String,
     described: String,
     known: Mutex<Option<Abilities>>,
+    /// Whether outputs may come along with their entries. How much is the server's choice: on a line that is too slow for
+    /// what it chooses, it is asked for entries alone.
+    inlines: AtomicBool,
 }
 
 /// What a server can do.
@@ -92,6 +96,7 @@ impl Grpc {
             instance,
             described,
             known: Mutex::new(None),
+            inlines: AtomicBool::new(true),
         })
     }
 
@@ -238,6 +243,7 @@ impl ActionCache for Grpc {
         wanted: Option<&str>,
     ) -> Result<Option<ActionResult>, RemoteError> {
         self.abilities()?;
+        let wanted = wanted.filter(|_| self.inlines.load(Ordering::Relaxed));
         let question = m::GetActionResultRequest {
             instance_name: self.instance.clone(),
             action_digest: Some(key.to_message()),
@@ -247,7 +253,12 @@ impl ActionCache for Grpc {
         match self.caller.unary(m::GET_ACTION_RESULT, &question, 0) {
             Ok(result) => Ok(Some(result)),
             Err(status) if status::is_miss(&status) => Ok(None),
-            Err(status) => Err(self.failed(m::GET_ACTION_RESULT, &status, Doing::Asking)),
+            Err(status) => {
+                if status.code() == Code::DeadlineExceeded && wanted.is_some() {
+                    self.inlines.store(false, Ordering::Relaxed);
+                }
+                Err(self.failed(m::GET_ACTION_RESULT, &status, Doing::Asking))
+            }
         }
     }
 

@@ -15,12 +15,11 @@
 
 mod digest;
 mod entry;
+#[cfg(feature = "http")]
 mod json;
 pub mod message;
 
 use std::io::{self, Read};
-
-use prost::Message;
 
 use crate::object::{self, Arrived, Content, Format, Header, Key, Object, Payload};
 use crate::remote::found::{self, Damaged, Found};
@@ -315,7 +314,7 @@ pub(super) fn parse_action(bytes: &[u8]) -> Result<ActionResult, RemoteError> {
     let parsed = match bytes.trim_ascii_start().first() {
         // In protobuf this would begin a group, which no field is.
         Some(b'{') => json::parse(bytes),
-        _ => ActionResult::decode(bytes).ok(),
+        _ => prost::Message::decode(bytes).ok(),
     };
     parsed.ok_or_else(|| RemoteError::Corrupt("not an ActionResult".to_owned()))
 }

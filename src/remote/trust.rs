@@ -86,3 +86,19 @@ fn distrust(wrong: &CertificateError) -> String {
     };
     format!("the certificate is not trusted: {wrong}{hint}")
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    #[cfg(feature = "grpc")]
+    fn an_alert_about_our_certificate_says_which_options_name_it() {
+        use rustls::AlertDescription as Alert;
+        use std::io::Error;
+
+        let why = |alert| super::wants_ours(&Error::other(rustls::Error::AlertReceived(alert)));
+        let said = why(Alert::CertificateRequired).unwrap();
+        assert!(said.contains("client_cert_file=FILE"), "{said}");
+        assert_eq!(why(Alert::DecodeError), None);
+        assert_eq!(super::wants_ours(&Error::other("else")), None);
+    }
+}

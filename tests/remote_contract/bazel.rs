@@ -467,3 +467,29 @@ fn opening_asks_nobody() {
     let remote: Arc<dyn Remote> = open("bazel+http://192.0.2.1/cache", &plain()).unwrap();
     assert_eq!(remote.describe(), "bazel+http://192.0.2.1/cache/");
 }
+
+/// nginx that asks for a certificate answers 400 without one, and takes one by its authority.
+#[test]
+fn a_server_that_asks_for_a_certificate_is_shown_ours() {
+    let server = Cache::nginx(Guard::Certificate);
+    let url = server.url("bazel+https", "cache");
+    let none = RemoteOptions {
+        ca_file: Some(server.ca()),
+        ..plain()
+    };
+    let error = open(&url, &none).unwrap().exists(&sig("x")).unwrap_err();
+    assert!(!error.is_transient(), "{error:?}");
+    let ours = RemoteOptions {
+        client_cert_file: Some(server.dir().join("cert.pem")),
+        client_key_file: Some(server.dir().join("key.pem")),
+        ..none
+    };
+    let case = at(&url, ours.clone(), None, true);
+    assert_eq!(put(&case, &sig("x"), b"x"), Put::Stored);
+    let wrong = RemoteOptions {
+        client_key_file: Some(server.ca()),
+        ..ours
+    };
+    let error = open(&url, &wrong).map(drop).unwrap_err();
+    assert!(matches!(error, RemoteError::Misconfigured(_)), "{error:?}");
+}

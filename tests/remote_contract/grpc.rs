@@ -2,12 +2,10 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cachedirfs::remote::grpc::Grpc;
-use cachedirfs::remote::reapi::Digest;
 use cachedirfs::remote::{Put, Remote, RemoteError, RemoteOptions, Secret, open};
 use cachedirfs::signature::Meta;
 use tempfile::TempDir;
@@ -51,23 +49,25 @@ fn at(url: &str, options: RemoteOptions, server: Cache) -> Case {
     }
 }
 
-/// Blobs on its disk can be damaged behind its back: it serves them as they are.
-fn casd(options: RemoteOptions) -> Case {
-    let server = Cache::casd();
+/// Blobs on the disk of a server can be damaged behind its back: both serve them as they are.
+fn with_blobs(server: Cache, url: &str, options: RemoteOptions) -> Case {
     let objects = server.dir().join("root/cas/objects");
-    let mut case = at(&server.url("grpc", ""), options, server);
+    let mut case = at(url, options, server);
     if let Store::Actions(way) = &mut case.store {
-        way.blobs = Some(Box::new(move |digest| casd_file(&objects, digest)));
+        way.blobs = Some(Box::new(move |digest| {
+            let hash = digest.hash();
+            objects.join(&hash[..2]).join(&hash[2..])
+        }));
     }
     case
 }
 
-fn casd_file(objects: &std::path::Path, digest: &Digest) -> PathBuf {
-    let hash = digest.hash();
-    objects.join(&hash[..2]).join(&hash[2..])
+fn casd(options: RemoteOptions) -> Case {
+    let server = Cache::casd();
+    let url = server.url("grpc", "");
+    with_blobs(server, &url, options)
 }
 
-/// Its index remembers what it has, so blobs are not damaged on its disk: that would only show how it copes.
 fn buildgrid(door: Door, options: RemoteOptions) -> Case {
     let server = Cache::buildgrid(door);
     let (scheme, ca_file) = match door {
@@ -75,7 +75,8 @@ fn buildgrid(door: Door, options: RemoteOptions) -> Case {
         _ => ("grpcs", Some(server.ca())),
     };
     let options = RemoteOptions { ca_file, ..options };
-    at(&server.url(scheme, "main"), options, server)
+    let url = server.url(scheme, "main");
+    with_blobs(server, &url, options)
 }
 
 fn with_certificate() -> Case {
@@ -198,7 +199,7 @@ fn headers_from_a_file_go_with_every_call() {
 }
 
 #[test]
-fn a_certificate_that_is_not_trusted_and_one_that_is_missing_say_what_to_do() {
+fn a_certificate_that_is_not_trusted_says_what_to_do_and_without_ours_nothing_goes() {
     let server = Cache::buildgrid(Door::ClientCertificate);
     let url = server.url("grpcs", "main");
     let error = open(&url, &plain()).unwrap().exists(&sig("x")).unwrap_err();
@@ -209,11 +210,8 @@ fn a_certificate_that_is_not_trusted_and_one_that_is_missing_say_what_to_do() {
         ..plain()
     };
     let error = open(&url, &options).unwrap().exists(&sig("x")).unwrap_err();
-    // gRPC's own servers hang up without a word about it.
-    assert!(
-        error.to_string().contains("client_cert_file=FILE"),
-        "{error}"
-    );
+    // gRPC's own servers hang up without a word about it, sooner or later: it cannot be told from a dying one.
+    assert!(error.is_transient(), "{error:?}");
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub(crate) enum Guard {
     Open,
     Basic,
     Bearer,
+    /// TLS, and a client shows a certificate by the same authority.
+    Certificate,
 }
 
 impl Cache {
@@ -108,8 +110,17 @@ impl Cache {
     pub(crate) fn nginx(guard: Guard) -> Self {
         let (dir, port) = folder();
         let at = dir.path().display();
+        let mut listen = "";
         let rule = match guard {
             Guard::Open => String::new(),
+            Guard::Certificate => {
+                certify(dir.path());
+                listen = "ssl";
+                format!(
+                    "ssl_certificate {at}/cert.pem; ssl_certificate_key {at}/key.pem;
+                     ssl_client_certificate {at}/ca.pem; ssl_verify_client on;"
+                )
+            }
             Guard::Basic => {
                 let users = format!("{USER}:{{PLAIN}}{PASSWORD}\n");
                 fs::write(dir.path().join("users"), users).unwrap();
@@ -127,7 +138,7 @@ impl Cache {
                client_body_temp_path {at}/body; client_max_body_size 0; proxy_temp_path {at}/p;
                fastcgi_temp_path {at}/f; uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;
                server {{
-                 listen 127.0.0.1:{port}; root {at}/root; {rule}
+                 listen 127.0.0.1:{port} {listen}; root {at}/root; {rule}
                  location ~ \"^/cache/(ac|cas)/[0-9a-f]{{64}}$\" {{
                    dav_methods PUT DELETE; create_full_put_path on;
                    default_type application/octet-stream;
@@ -160,7 +171,7 @@ impl Cache {
         self.dir.path().join("ca.pem")
     }
 
-    /// buildbox-casd, which keeps blobs in `cas/objects/` of [`Cache::dir`].
+    /// buildbox-casd, which keeps blobs in `root/cas/objects/` of [`Cache::dir`].
     pub(crate) fn casd() -> Self {
         let (dir, port) = folder();
         Self::start(dir, port, |dir, port| {
@@ -174,7 +185,7 @@ impl Cache {
         })
     }
 
-    /// BuildGrid with the instance `main`. It keeps blobs in [`Cache::dir`] too, but in an order of its own.
+    /// BuildGrid with the instance `main`. It keeps blobs where buildbox-casd does.
     pub(crate) fn buildgrid(door: Door) -> Self {
         let (dir, port) = folder();
         let at = dir.path().display();

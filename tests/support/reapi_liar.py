@@ -70,6 +70,8 @@ class ActionCache(re_grpc.ActionCacheServicer):
         result = ACTIONS.get(request.action_digest.hash)
         if result is None:
             context.abort(grpc.StatusCode.NOT_FOUND, "no such action")
+        if "hangs-inlining" in said and request.inline_output_files:
+            threading.Event().wait(30)
         copy = re.ActionResult()
         copy.CopyFrom(result)
         for file in copy.output_files:

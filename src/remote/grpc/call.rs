@@ -39,6 +39,13 @@ const CONNECTION_WINDOW: u32 = 64 << 20;
 /// Longest message that is taken: gRPC's own limit, which servers put on batches, with some room.
 const MESSAGE_MAX: usize = (4 << 20) + (64 << 10);
 
+/// What the server is given more than we wait ourselves: tonic ends a call by what the server is told, and then we would
+/// not know that the connection may be dead.
+const SPARE: Duration = Duration::from_secs(1);
+
+/// What is shorter is no credential worth hiding, but may be `Bearer`.
+const SECRET_MIN: usize = 8;
+
 /// Stall times that an answer may take once all of an upload was handed over, as over HTTP.
 const STALLS_AFTER_UPLOAD: u32 = 12;
 
@@ -87,6 +94,9 @@ impl Caller {
 
     /// How long a call may take that carries so many bytes one way or the other.
     fn patience(&self, bytes: u64) -> Duration {
+        if bytes == 0 {
+            return self.stall.min(self.whole);
+        }
         let secs = bytes.checked_div(self.min_speed).map(Duration::from_secs);
         secs.map_or(self.whole, |secs| (self.stall + secs).min(self.whole))
     }
@@ -202,7 +212,7 @@ impl Caller {
         );
         let repeats = |secret: &Secret| {
             let mut words = secret.reveal().split(' ');
-            words.any(|word| word.len() > 3 && status.message().contains(word))
+            words.any(|word| word.len() >= SECRET_MIN && status.message().contains(word))
         };
         if hidden.into_iter().any(|secret| repeats(&secret)) {
             let status = Status::new(status.code(), "(what it says repeats a credential)");
@@ -360,7 +370,7 @@ fn secret_value(secret: &Secret) -> Option<AsciiMetadataValue> {
 fn request<T>(content: T, metadata: MetadataMap, patience: Duration) -> Request<T> {
     let mut request = Request::new(content);
     *request.metadata_mut() = metadata;
-    request.set_timeout(patience);
+    request.set_timeout(patience + SPARE);
     request
 }
 

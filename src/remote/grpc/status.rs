@@ -233,6 +233,17 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_hangs_up_during_tls_may_want_a_certificate() {
+        let hung_up = std::io::Error::other(format!("peer closed connection {HUNG_UP}"));
+        let error = error(&Status::from_error(Box::new(hung_up)), Doing::Asking);
+        assert!(error.is_transient(), "{error:?}");
+        assert!(
+            error.to_string().contains("client_cert_file=FILE"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn what_a_server_says_is_cut_and_cleaned() {
         let status = Status::internal(format!("a\n\x1b[31m{}", "x".repeat(10_000)));
         let said = error(&status, Doing::Asking).to_string();

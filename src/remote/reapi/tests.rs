@@ -2,6 +2,8 @@
 
 use std::sync::Mutex;
 
+use prost::Message;
+
 use super::*;
 use crate::object::Header;
 
