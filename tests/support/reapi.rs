@@ -221,7 +221,7 @@ instances:
       - !action-cache {{ cache: *actions }}
       - !cas {{ storage: *storage }}
       - !bytestream {{ storage: *storage }}
-thread-pool-size: 40
+thread-pool-size: 200
 ",
             updates = door != Door::ReadOnly,
         );

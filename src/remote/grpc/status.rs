@@ -12,6 +12,9 @@ use crate::remote::{RemoteError, trust};
 /// Longest text of a server's that goes into an error. Some put the whole request in.
 const TEXT_MAX: usize = 300;
 
+/// What gRPC's own servers say when they have too many calls, which is over in a moment.
+const TOO_MANY: &str = "Concurrent RPC limit exceeded";
+
 /// Most details that are looked at.
 const DETAILS_MAX: usize = 16;
 
@@ -92,7 +95,9 @@ pub(super) fn error(status: &Status, doing: Doing) -> RemoteError {
         Code::PermissionDenied => RemoteError::Refused(with("; may we do this?")),
         Code::ResourceExhausted => match (retry_delay(status), doing) {
             (Some(wait), _) => RemoteError::Busy(with(""), wait),
-            (None, Doing::Writing) => RemoteError::Full(with("")),
+            (None, Doing::Writing) if !status.message().contains(TOO_MANY) => {
+                RemoteError::Full(with(""))
+            }
             (None, _) => RemoteError::Transient(with("")),
         },
         Code::Unavailable => match retry_delay(status) {
@@ -205,6 +210,8 @@ mod tests {
         let full = of(Code::ResourceExhausted, Doing::Writing);
         assert!(matches!(full, RemoteError::Full(_)));
         assert!(of(Code::ResourceExhausted, Doing::Reading).is_transient());
+        let crowd = Status::resource_exhausted("Concurrent RPC limit exceeded!");
+        assert!(error(&crowd, Doing::Writing).is_transient());
         let lost = of(Code::DataLoss, Doing::Reading);
         assert!(matches!(lost, RemoteError::Corrupt(_)));
     }
