@@ -375,6 +375,9 @@ fn remote_options(typed: RemoteOptions, host: &Host) -> RemoteOptions {
         bearer_file: absolute(typed.bearer_file),
         netrc_file: absolute(typed.netrc_file),
         ca_file: absolute(typed.ca_file),
+        client_cert_file: absolute(typed.client_cert_file),
+        client_key_file: absolute(typed.client_key_file),
+        headers_file: absolute(typed.headers_file),
         bearer: host.bearer.clone().filter(|_| !named),
         environment: host.environment.clone(),
         ..typed

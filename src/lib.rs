@@ -18,6 +18,7 @@
 //! | **backing directory** | the local directory that holds the entries: a CacheDir itself, with `.cachedirfs/` beside ([`store`]) |
 //! | **push** | an entry comes to stand in its place by somebody's rename, link or write |
 //! | **commit** | the moment from which an entry counts as whole; its content never changes again |
+//! | **action cache** | what Bazel calls a remote cache: an `ActionResult` by key, and the blobs it names by SHA-256 ([`remote::reapi`]) |
 //! | **pending** | pushed, and not on the remote yet: a hard link in the journal `.cachedirfs/pending/` ([`upload`]) |
 //! | **miss** | the remote was asked and does not have it. No error: `Ok(None)` |
 //!
@@ -36,7 +37,7 @@
 //! | [`clock`], [`sys`], [`stop`] | time; every `unsafe` block; a request to stop | everything of ours |
 //! | [`stats`] | the counters, shared by all | who counts |
 //! | [`object`] | the format: content to payload, blob to content that verifies itself | remotes, keys, directories |
-//! | [`remote`] | the contract, the list of schemes, `file`, `http`, `cloud` (`s3`, `gs`, `az`), `redis`, `memory`; `retry`, `breaker` and `deadline` around any of them, `shards` and `tiers` over several | disk layout, file system, kernel |
+//! | [`remote`] | the contract, the list of schemes, `file`, `http`, `bazel`, `grpc`, `cloud` (`s3`, `gs`, `az`), `redis`, `memory`; `retry`, `breaker` and `deadline` around any of them, `shards` and `tiers` over several | disk layout, file system, kernel |
 //! | [`store`] | the backing directory: lock, layout, index, eviction, the one way in for bytes, power cuts, hashes | network, remotes, uploads, kernel |
 //! | [`fetch`] | remote to store, once however many wait; recent misses | file system, kernel |
 //! | [`upload`] | journal, queue and workers: store to remote until it has it | file system, kernel |

@@ -44,7 +44,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::signature::Meta;
 
-pub use decode::{DecodeOptions, decode};
+pub use decode::{DecodeOptions, decode, plain, unzip};
 pub use encode::{EncodeOptions, Payload, encode, encode_as};
 pub use header::{HEADER_MAX, Header, read_header};
 pub use key::{Key, KeyError};

@@ -11,6 +11,10 @@
 //! dumb store of bytes by key) or [`Remote`] itself, add its scheme to [`open`], and run
 //! `tests/remote_contract.rs` over it.
 
+#[cfg(any(feature = "http", feature = "grpc"))]
+mod auth;
+#[cfg(feature = "http")]
+pub mod bazel;
 pub mod blob;
 pub mod breaker;
 #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
@@ -18,6 +22,9 @@ mod cloud;
 pub mod counted;
 pub mod deadline;
 pub mod file;
+mod found;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod memory;
@@ -25,16 +32,18 @@ pub mod memory;
 mod netrc;
 mod options;
 pub mod pace;
+#[cfg(any(feature = "http", feature = "grpc"))]
+pub mod reapi;
 #[cfg(feature = "redis")]
 pub mod redis;
 pub mod retry;
-#[cfg(feature = "http")]
+#[cfg(any(feature = "http", feature = "grpc"))]
 mod runtime;
 #[cfg(test)]
 mod scripted;
 pub mod shards;
 pub mod tiers;
-#[cfg(any(feature = "http", feature = "redis"))]
+#[cfg(any(feature = "http", feature = "grpc", feature = "redis"))]
 mod trust;
 
 use std::fmt;
@@ -340,10 +349,14 @@ pub fn directory(url: &str) -> Option<PathBuf> {
 }
 
 /// Every scheme that [`open`] knows, and whether it was compiled in.
-const SCHEMES: [(&str, bool); 8] = [
+const SCHEMES: [(&str, bool); 12] = [
     ("file", true),
     ("http", cfg!(feature = "http")),
     ("https", cfg!(feature = "http")),
+    ("bazel+http", cfg!(feature = "http")),
+    ("bazel+https", cfg!(feature = "http")),
+    ("grpc", cfg!(feature = "grpc")),
+    ("grpcs", cfg!(feature = "grpc")),
     ("s3", cfg!(feature = "s3")),
     ("gs", cfg!(feature = "gcs")),
     ("az", cfg!(feature = "azure")),
@@ -355,6 +368,10 @@ const SCHEMES: [(&str, bool); 8] = [
 pub fn open(url: &str, options: &RemoteOptions) -> Result<Arc<dyn Remote>, RemoteError> {
     options.check()?;
     let parsed = options::parse_url(url)?;
+    if options.headers_file.is_some() && !parsed.scheme().starts_with("grpc") {
+        let text = "headers_file is for grpc:// and grpcs://".to_owned();
+        return Err(RemoteError::Misconfigured(text));
+    }
     Ok(match parsed.scheme() {
         "file" => Arc::new(BlobRemote::new(
             file::Directory::open(&parsed, options.umask)?,
@@ -383,6 +400,16 @@ pub fn open(url: &str, options: &RemoteOptions) -> Result<Arc<dyn Remote>, Remot
         #[cfg(feature = "azure")]
         "az" => Arc::new(BlobRemote::new(
             cloud::azure::Azure::open(&parsed, options)?,
+            options,
+        )),
+        #[cfg(feature = "http")]
+        "bazel+http" | "bazel+https" => Arc::new(reapi::Actions::new(
+            bazel::Bazel::open(&parsed, options)?,
+            options,
+        )),
+        #[cfg(feature = "grpc")]
+        "grpc" | "grpcs" => Arc::new(reapi::Actions::new(
+            grpc::Grpc::open(&parsed, options)?,
             options,
         )),
         other => {

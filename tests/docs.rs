@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use cachedirfs::config::options::OPTIONS;
 use cachedirfs::object::{HEADER_MAX, read_header};
+use cachedirfs::remote::reapi::{ActionResult, Digest, action_key};
 use cachedirfs::remote::{RemoteError, RemoteOptions, open};
 use cachedirfs::signature::Meta;
 use cachedirfs::stats::Snapshot;
@@ -249,11 +250,11 @@ fn every_variable_that_is_read_is_in_the_man_page() {
     }
 }
 
-/// The bytes of the hexdump in cachedirfs(5), checked against its offsets.
-fn golden() -> Vec<u8> {
+/// The bytes of the hexdump in a section of cachedirfs(5), checked against its offsets.
+fn golden(name: &str) -> Vec<u8> {
     let page = text("man/cachedirfs.5");
     let mut bytes = Vec::new();
-    for line in section(&page, "OBJECTS") {
+    for line in section(&page, name) {
         let mut words = line.split(' ');
         let offset = words.next().filter(|word| word.len() == 6);
         let Some(at) = offset.and_then(|word| usize::from_str_radix(word, 16).ok()) else {
@@ -267,7 +268,7 @@ fn golden() -> Vec<u8> {
 
 #[test]
 fn the_hexdump_in_the_man_page_is_an_object() {
-    let bytes = golden();
+    let bytes = golden("OBJECTS");
     let header = read_header(&bytes[..bytes.len().min(HEADER_MAX)])
         .unwrap()
         .unwrap();
@@ -285,7 +286,7 @@ fn the_hexdump_in_the_man_page_is_an_object() {
 fn zstd_decompresses_the_hexdump_in_the_man_page() {
     let dir = tempfile::tempdir().unwrap();
     let object = dir.path().join("object");
-    fs::write(&object, golden()).unwrap();
+    fs::write(&object, golden("OBJECTS")).unwrap();
     let zstd = Command::new("zstd")
         .arg("-dc")
         .stdin(fs::File::open(object).unwrap())
@@ -297,6 +298,26 @@ fn zstd_decompresses_the_hexdump_in_the_man_page() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+#[test]
+fn the_hexdump_of_an_action_cache_in_the_man_page_is_an_entry_and_its_key_is_right() {
+    let bytes = golden("ACTION CACHES");
+    let result: ActionResult = prost::Message::decode(&bytes[..]).unwrap();
+    assert_eq!(prost::Message::encode_to_vec(&result), bytes);
+    let header = read_header(&result.stdout_raw).unwrap().unwrap();
+    assert_eq!(
+        header.to_bytes(),
+        golden("OBJECTS")[..101 + 32],
+        "that of the object"
+    );
+    let file = &result.output_files[0];
+    assert_eq!(file.path, header.sig.as_str());
+    assert_eq!(file.digest, Some(Digest::of(b"hello\n").to_message()));
+    let key = action_key(&header.sig).hash();
+    let page = text("man/cachedirfs.5");
+    assert!(section(&page, "ACTION CACHES").contains(&format!(".Dl {key}").as_str()));
+    assert!(page.contains(&format!("has {} bytes:", bytes.len())));
 }
 
 /// Schemes in the first column of the table of remotes.

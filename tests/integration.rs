@@ -32,6 +32,9 @@ mod remote_contract;
 /// HTTP servers that lie, stall and break off.
 mod http_faults;
 
+/// Servers of the Remote Execution API that lie, compress, cut and inline.
+mod grpc_faults;
+
 /// Whatever a network, a server or a file server does: never wrong bytes, never a failed call, nothing lost.
 mod faults;
 

@@ -10,6 +10,8 @@ pub(crate) mod mounted;
 pub(crate) mod oracle;
 /// What networks and dying servers do to connections.
 pub(crate) mod proxy;
+/// Caches of Bazel's kind: nginx, buildbox-casd, BuildGrid, and one that lies.
+pub(crate) mod reapi;
 pub(crate) mod redis;
 /// A machine without a kernel: file system, store, fetches and uploads over a remote in memory.
 pub(crate) mod rig;

@@ -21,7 +21,7 @@ const CONTENT: &[u8] = b"Written by `cachedirfs check`. It can be removed.\n";
 #[derive(clap::Args)]
 #[command(after_help = options::help())]
 pub(super) struct Args {
-    /// URL of the remote: file:///DIR or http[s]://HOST/PATH; of several, each is tried
+    /// URL of the remote, see cachedirfs(1); of several, each is tried
     remote: String,
     /// Options, as they would be for mounting it
     #[arg(short, value_name = "OPTION,...")]

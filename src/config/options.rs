@@ -74,7 +74,7 @@ macro_rules! switched {
             value: None,
             default: $default,
             help: $help,
-            field: concat!($(stringify!($field)),+),
+            field: concat!($(stringify!($field), "."),+),
             set: |draft, text| {
                 draft.$($field).+ = Some(switch(text)?);
                 Ok(())
@@ -134,6 +134,23 @@ pub static OPTIONS: &[OptionSpec] = &[
         "logins by host, in the form of netrc", some_text => remote.netrc_file),
     valued!("ca_file", "FILE", "the system's",
         "certificates (PEM) to trust", some_text => remote.ca_file),
+    valued!("client_cert_file", "FILE", "none",
+        "certificate (PEM) to show the server", some_text => remote.client_cert_file),
+    valued!("client_key_file", "FILE", "none",
+        "key (PEM) of that certificate", some_text => remote.client_key_file),
+    valued!("headers_file", "FILE", "none",
+        "headers for every call of a gRPC remote, Name: value a line", some_text => remote.headers_file),
+    OptionSpec {
+        name: "pr3971",
+        value: None,
+        default: "off",
+        help: "read what SCons with pull request 3971 wrote into a Bazel cache, too",
+        field: "remote.pr3971.",
+        set: |draft, text| {
+            draft.remote.pr3971 = switch(text)?;
+            Ok(())
+        },
+    },
     valued!("ttl", "TIME", "for ever",
         "how long an object on a Redis lives after its upload or last touch", some_duration => remote.ttl),
     of_remote!("redis_prefix", "TEXT", "cachedirfs:",

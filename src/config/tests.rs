@@ -106,6 +106,7 @@ fn every_option_is_taken_to_heart() {
         "backing=/b,size=10%,min_free=0,push=sync,negative_ttl=0,lookup_timeout=500ms,connect_timeout=1,\
          stall_timeout=2s,request_timeout=3s,drain_timeout=2m,fetch_threads=3,upload_threads=4,event_threads=5,\
          layout=lower,format=raw,level=9,key_file=k,bearer_file=b,basic_file=u,netrc_file=n,ca_file=c,\
+         client_cert_file=cc,client_key_file=ck,headers_file=h,pr3971,\
          noallow_other,default_permissions=off,uid=build,gid=ci,umask=027,nopassthrough,log_level=debug,\
          log_file=l,fsname=cache,suid,dev,noexec,noatime",
     )
@@ -115,6 +116,12 @@ fn every_option_is_taken_to_heart() {
     assert_eq!(config.push, Push::Sync);
     assert_eq!(config.lookup_timeout, Duration::from_millis(500));
     assert_eq!(config.remote_options.layout, Layout::Lower);
+    let file =
+        |file: &Option<std::path::PathBuf>| file.clone().unwrap().file_name().unwrap().to_owned();
+    assert_eq!(file(&config.remote_options.client_cert_file), "cc");
+    assert_eq!(file(&config.remote_options.client_key_file), "ck");
+    assert_eq!(file(&config.remote_options.headers_file), "h");
+    assert!(config.remote_options.pr3971);
     assert_eq!(config.remote_options.format, Format::Raw);
     assert_eq!(config.key_file.as_deref(), Some(Path::new("/home/me/k")));
     assert_eq!(

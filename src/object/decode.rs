@@ -114,6 +114,30 @@ fn raw(sig: &Signature, blob: Blob, options: DecodeOptions<'_>) -> Result<Object
     })
 }
 
+/// The object whose content is `body` as it is, for stores that keep beside it what it is. Its length is checked, and its
+/// hash where there is one; `body` may check more, and ends in an error then.
+pub fn plain(
+    sig: Signature,
+    meta: Meta,
+    len: u64,
+    hash: Option<[u8; 32]>,
+    body: Box<dyn Read + Send>,
+) -> Object {
+    let error = move |broken| broken_object(&sig, broken);
+    Object {
+        meta,
+        len: Some(len),
+        hash,
+        content: Box::new(Verified::new(body, len, hash, error)),
+        arrived: Arrived::default(),
+    }
+}
+
+/// What the zstd frames of `body` hold, within the limits of objects.
+pub fn unzip(body: Box<dyn Read + Send>) -> Result<Box<dyn Read + Send>, ObjectError> {
+    Ok(Box::new(Unzip::new(body).map_err(ObjectError::Local)?))
+}
+
 fn broken_object(sig: &Signature, broken: Broken) -> ObjectError {
     let what = match broken {
         Broken::Short => "is shorter than announced",

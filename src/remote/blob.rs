@@ -10,24 +10,18 @@
 //! This module knows no server, no URL and no disk.
 
 use std::io::{self, Read};
-use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::SystemTime;
-
-use lru::LruCache;
 
 use crate::object::{
     self, Arrived, Blob, Content, DecodeOptions, Format, HEADER_MAX, Header, Object, Payload,
 };
 use crate::object::{EncodeOptions, ObjectError};
+use crate::remote::found::{self, Damaged, Found};
 use crate::remote::pace::Pacer;
 use crate::remote::{Layout, Listed, Put, Remote, RemoteError, RemoteOptions};
 use crate::signature::{Meta, Signature};
-
-/// Objects that were found corrupt and are remembered until they are overwritten. When there are more,
-/// the oldest is forgotten: its next upload then trusts the header it finds.
-const DAMAGED_MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 
 /// Content up to this goes without a look at what is there, if the store can leave that alone: the look would cost more
 /// than sending it in vain.
@@ -160,19 +154,6 @@ pub struct BlobRemote<B> {
     creates_only: OnceLock<bool>,
 }
 
-/// What the remote has under a signature that something is to be uploaded under.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Found {
-    /// Nothing.
-    Nothing,
-    /// The same.
-    Same,
-    /// Nothing that a reader would take, or the same content with another mode: to be overwritten.
-    Stale,
-    /// Other content, with its hash and length where they are known.
-    Other(Option<[u8; 32]>, Option<u64>),
-}
-
 impl<B: Blobs> BlobRemote<B> {
     /// A remote on `blobs`.
     pub fn new(blobs: B, options: &RemoteOptions) -> Self {
@@ -224,28 +205,9 @@ impl<B: Blobs> BlobRemote<B> {
             return Ok(Found::Stale);
         }
         match object::read_header(&start) {
-            Ok(Some(theirs)) => Ok(self.compare(ours, &theirs)),
+            Ok(Some(theirs)) => Ok(found::compare(ours, &theirs, self.encode.key.as_ref())),
             Ok(None) => self.compare_raw(ours),
             Err(_) => Ok(Found::Stale),
-        }
-    }
-
-    fn compare(&self, ours: &Header, theirs: &Header) -> Found {
-        let believed = self.encode.key.as_ref().is_none_or(|key| theirs.is_by(key));
-        if theirs.sig != ours.sig || !believed {
-            Found::Stale
-        } else if (theirs.hash, theirs.len) != (ours.hash, ours.len) {
-            Found::Other(Some(theirs.hash), Some(theirs.len))
-        } else if theirs.meta == ours.meta {
-            Found::Same
-        } else if matches!(
-            (theirs.meta, ours.meta),
-            (Meta::File { .. }, Meta::File { .. })
-        ) {
-            Found::Stale
-        } else {
-            // A symlink whose target spells a file's content, or the other way round.
-            Found::Other(Some(theirs.hash), Some(theirs.len))
         }
     }
 
@@ -256,7 +218,7 @@ impl<B: Blobs> BlobRemote<B> {
         };
         let judged = object::decode(&ours.sig, blob, self.decode_options())
             .map_err(RemoteError::from)
-            .and_then(|object| compare_content(ours, object));
+            .and_then(|object| found::compare_content(ours, object));
         match judged {
             // What no reader accepts (forged, empty, an HTML page) is there to be overwritten.
             Err(RemoteError::Corrupt(_)) => Ok(Found::Stale),
@@ -279,22 +241,13 @@ impl<B: Blobs> BlobRemote<B> {
     }
 
     fn upload(&self, ours: &Header, content: &Content) -> Result<Put, RemoteError> {
-        let put = |found| match found {
-            Found::Same => Put::Present,
-            Found::Other(theirs, their_len) => Put::Diverged {
-                theirs,
-                their_len,
-                ours: ours.hash,
-            },
-            Found::Nothing | Found::Stale => Put::Stored,
-        };
         let mut found = if self.goes_unseen(ours) {
             Found::Nothing
         } else {
             self.find(ours)?
         };
-        if matches!(found, Found::Same | Found::Other(..)) {
-            return Ok(put(found));
+        if let Some(put) = found.settled(ours) {
+            return Ok(put);
         }
         let key = self.layout.key(&ours.sig);
         let payload = self.payload(ours, content)?;
@@ -309,8 +262,8 @@ impl<B: Blobs> BlobRemote<B> {
             }
             // It was there, or somebody was faster: what do they have?
             found = self.find(ours)?;
-            if matches!(found, Found::Same | Found::Other(..)) {
-                return Ok(put(found));
+            if let Some(put) = found.settled(ours) {
+                return Ok(put);
             }
         }
         let text = "the remote says that it exists and that it does not".to_owned();
@@ -347,13 +300,9 @@ impl<B: Blobs> Remote for BlobRemote<B> {
         let arrived = Arrived::default();
         let body = self.pacer.paced(blob.body, arrived.clone());
         let object = self.decode(sig, Blob { body, ..blob })?;
-        let (sig, doing, damaged) = (*sig, self.doing("get", sig), self.damaged.clone());
-        let content = Box::new(Watched {
-            content: object.content,
-            sig,
-            doing,
-            damaged,
-        });
+        let content = self
+            .damaged
+            .watch(object.content, sig, self.doing("get", sig));
         Ok(Some(Object {
             content,
             arrived,
@@ -417,73 +366,5 @@ impl<B: Blobs> Remote for BlobRemote<B> {
 
     fn describe(&self) -> String {
         self.blobs.describe()
-    }
-}
-
-fn compare_content(ours: &Header, mut theirs: Object) -> Result<Found, RemoteError> {
-    let other_kind = (theirs.meta == Meta::Symlink) != (ours.meta == Meta::Symlink);
-    if other_kind || theirs.len.is_some_and(|len| len != ours.len) {
-        return Ok(Found::Other(None, theirs.len));
-    }
-    let mut hasher = blake3::Hasher::new();
-    let len = io::copy(&mut theirs.content, &mut hasher).map_err(RemoteError::from_io)?;
-    let hash = *hasher.finalize().as_bytes();
-    Ok(if hash == ours.hash {
-        Found::Same
-    } else {
-        Found::Other(Some(hash), Some(len))
-    })
-}
-
-/// Signatures whose object turned out corrupt. A header alone can look right (the content behind it was
-/// cut off or rotted), and then the miss, the build and the push that follow would find it "present" for
-/// ever. Shared with the readers that find out.
-#[derive(Clone)]
-struct Damaged(Arc<Mutex<LruCache<Signature, ()>>>);
-
-impl Default for Damaged {
-    fn default() -> Self {
-        Self(Arc::new(Mutex::new(LruCache::new(DAMAGED_MAX))))
-    }
-}
-
-impl Damaged {
-    fn add(&self, sig: &Signature) {
-        self.lock().put(*sig, ());
-    }
-
-    fn has(&self, sig: &Signature) -> bool {
-        self.lock().contains(sig)
-    }
-
-    fn remove(&self, sig: &Signature) {
-        self.lock().pop(sig);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<Signature, ()>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The content of an object on its way out: says where it came from when it fails.
-struct Watched {
-    content: Box<dyn Read + Send>,
-    sig: Signature,
-    doing: String,
-    damaged: Damaged,
-}
-
-impl Read for Watched {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.content.read(buf).map_err(|error| {
-            if error.kind() == io::ErrorKind::Interrupted {
-                return error;
-            }
-            let error = RemoteError::from_io(error);
-            if matches!(error, RemoteError::Corrupt(_)) {
-                self.damaged.add(&self.sig);
-            }
-            error.during(&self.doing).into_io()
-        })
     }
 }

@@ -10,15 +10,16 @@
 //! which is better than a login page in somebody's build.
 //!
 //! The rest is in children: `client` (the only async code: one request, its redirects, credentials
-//! and timeouts), `body` (bytes both ways), `auth`, `status` (what an answer means), `listing`.
+//! and timeouts), `body` (bytes both ways), `status` (what an answer means), `listing`.
 //!
 //! This module knows neither objects nor signatures.
 
-pub(super) mod auth;
 pub(super) mod body;
 pub(super) mod client;
 mod listing;
 pub(super) mod status;
+
+pub(super) use crate::remote::auth;
 
 use std::collections::HashSet;
 use std::io::BufReader;

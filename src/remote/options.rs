@@ -82,7 +82,10 @@ impl Secret {
     }
 
     /// The credential itself, for the request's header alone.
-    #[cfg_attr(not(any(feature = "http", feature = "redis")), allow(dead_code))]
+    #[cfg_attr(
+        not(any(feature = "http", feature = "grpc", feature = "redis")),
+        allow(dead_code)
+    )]
     pub(super) fn reveal(&self) -> &str {
         &self.0
     }
@@ -179,6 +182,14 @@ pub struct RemoteOptions {
     pub bearer: Option<Secret>,
     /// Certificate authorities (PEM) that are trusted besides the system's.
     pub ca_file: Option<PathBuf>,
+    /// A certificate chain (PEM) that this machine shows the server …
+    pub client_cert_file: Option<PathBuf>,
+    /// … and its key.
+    pub client_key_file: Option<PathBuf>,
+    /// Headers (`Name: value` a line) that go with every call of a gRPC remote.
+    pub headers_file: Option<PathBuf>,
+    /// Whether an action cache is also asked for what SCons with pull request 3971 wrote.
+    pub pr3971: bool,
     /// What the environment says about credentials.
     pub environment: Environment,
     /// How long an object lives from its upload or last touch, where the remote can have it expire; for ever if not said.
@@ -220,6 +231,10 @@ impl Default for RemoteOptions {
             bearer_file: None,
             bearer: None,
             ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
+            headers_file: None,
+            pr3971: false,
             environment: Environment::default(),
             ttl: None,
             redis_prefix: "cachedirfs:".to_owned(),
@@ -249,6 +264,11 @@ impl RemoteOptions {
         if self.basic_file.is_some() && self.bearer_file.is_some() {
             return wrong(
                 "credentials: give one of basic_file and bearer_file, not both".to_owned(),
+            );
+        }
+        if self.client_cert_file.is_some() != self.client_key_file.is_some() {
+            return wrong(
+                "a client's certificate: give both client_cert_file and client_key_file".to_owned(),
             );
         }
         Ok(())

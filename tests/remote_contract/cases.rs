@@ -19,6 +19,7 @@ use cachedirfs::remote::{Content, Format, Key, Layout, Remote, RemoteOptions, Se
 use cachedirfs::signature::Meta;
 use tempfile::TempDir;
 
+use super::bazel::Way;
 use crate::support::cloud::{self, Hand};
 use crate::support::servers::{Nginx, PASSWORD, Server, TOKEN, USER};
 
@@ -41,6 +42,8 @@ pub(super) enum Store {
     All(Vec<Store>),
     /// The cloud's own library, with what it calls the prefix.
     Hand(Hand, &'static str),
+    /// An action cache, which has no keys of a layout.
+    Actions(Way),
 }
 
 impl Case {
@@ -62,6 +65,7 @@ impl Store {
                 assert_eq!(blobs.put(key, &payload, false).unwrap(), Written::Stored);
             }
             Self::Hand(hand, prefix) => hand.set(&format!("{prefix}{key}"), bytes),
+            Self::Actions(_) => panic!("no place for {key}"),
             Self::Dir(root) => {
                 let path = root.join(key);
                 let parent = path.parent().unwrap();
@@ -83,6 +87,7 @@ impl Store {
                 bytes
             }
             Self::Hand(hand, prefix) => hand.get(&format!("{prefix}{key}")),
+            Self::Actions(_) => panic!("no place for {key}"),
             Self::Dir(root) => fs::read(root.join(key)).unwrap(),
             Self::All(stores) => stores.iter().find(|s| s.has(key)).unwrap().bytes(key),
         }
@@ -94,7 +99,7 @@ impl Store {
         match self {
             Self::Blobs(blobs) => blobs.exists(key).unwrap(),
             Self::Dir(root) => root.join(key).exists(),
-            Self::Hand(..) => unreachable!("no case has several of them"),
+            Self::Hand(..) | Self::Actions(_) => unreachable!("no case has several of them"),
             Self::All(stores) => stores.iter().any(|store| store.has(key)),
         }
     }

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use reqwest::header::{
     CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION,
 };
-use reqwest::{Certificate, Method, RequestBuilder, Response, StatusCode, redirect};
+use reqwest::{Certificate, Identity, Method, RequestBuilder, Response, StatusCode, redirect};
 use tokio::time::timeout;
 use url::Url;
 
@@ -289,8 +289,8 @@ impl Fault {
                 RemoteError::Transient("timed out: no byte went either way".to_owned())
             }
             Self::Slow(speed, floor) => slowness(speed, floor),
-            Self::Failed(error) => match trust::flaw(&error) {
-                Some(wrong) => RemoteError::Untrusted(trust::distrust(wrong)),
+            Self::Failed(error) => match trust::distrusted(&error) {
+                Some(why) => RemoteError::Untrusted(why),
                 None => RemoteError::Transient(explain(&error)),
             },
         }
@@ -522,9 +522,35 @@ pub(in crate::remote) fn build(
         }
         builder = builder.tls_certs_merge(found);
     }
+    if let Some(identity) = identity(options)? {
+        builder = builder.identity(identity);
+    }
     builder
         .build()
         .map_err(|error| RemoteError::Misconfigured(format!("set up HTTP: {}", explain(&error))))
+}
+
+/// The certificate that we show, and its key.
+fn identity(options: &RemoteOptions) -> Result<Option<Identity>, RemoteError> {
+    let (Some(cert), Some(key)) = (&options.client_cert_file, &options.client_key_file) else {
+        return Ok(None);
+    };
+    let mut pem = Vec::new();
+    for path in [key, cert] {
+        let wrong = |error| {
+            RemoteError::Misconfigured(format!("read certificate {}: {error}", path.display()))
+        };
+        pem.extend(std::fs::read(path).map_err(wrong)?);
+        pem.push(b'\n');
+    }
+    let identity = Identity::from_pem(&pem).map_err(|error| {
+        let name = cert.display();
+        RemoteError::Misconfigured(format!(
+            "certificate {name} and its key: {}",
+            explain(&error)
+        ))
+    });
+    identity.map(Some)
 }
 
 /// A server on this machine is never asked through a proxy.

@@ -63,8 +63,8 @@ fn plain(text: &str, shown: &str) -> RemoteError {
 
 /// The error that a failing connection stands for.
 pub(super) fn broken(error: io::Error) -> RemoteError {
-    if let Some(wrong) = trust::flaw(&error) {
-        return RemoteError::Untrusted(trust::distrust(wrong));
+    if let Some(why) = trust::distrusted(&error) {
+        return RemoteError::Untrusted(why);
     }
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
 use percent_encoding::percent_decode_str;
+#[cfg(feature = "http")]
 use reqwest::RequestBuilder;
 use url::Url;
 
@@ -41,6 +42,7 @@ pub(in crate::remote) enum Credentials {
 
 impl Credentials {
     /// `request` with them.
+    #[cfg(feature = "http")]
     pub(in crate::remote) fn apply(&self, request: RequestBuilder) -> RequestBuilder {
         match self {
             Self::Basic(user, password) => {
@@ -48,6 +50,20 @@ impl Credentials {
             }
             Self::Bearer(token) => request.bearer_auth(token.reveal()),
         }
+    }
+
+    /// The value of an `Authorization` header.
+    #[cfg(feature = "grpc")]
+    pub(in crate::remote) fn header(&self) -> Secret {
+        use base64::Engine;
+        Secret::new(match self {
+            Self::Basic(user, password) => {
+                let both = format!("{}:{}", user.reveal(), password.reveal());
+                let coded = base64::engine::general_purpose::STANDARD.encode(both);
+                format!("Basic {coded}")
+            }
+            Self::Bearer(token) => format!("Bearer {}", token.reveal()),
+        })
     }
 
     fn basic(text: &str) -> Option<Self> {
