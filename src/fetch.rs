@@ -60,6 +60,14 @@ pub enum Outcome {
     Unknown,
 }
 
+/// What is remembered of an entry that could not be had.
+#[derive(Clone, Copy, Debug)]
+struct Miss {
+    until: Duration,
+    /// Otherwise some remotes could not be asked, and may have it as soon as they can.
+    of_all: bool,
+}
+
 /// Told how a fetch ended.
 pub type Waiter = Box<dyn FnOnce(Outcome) + Send>;
 
@@ -108,7 +116,7 @@ pub type Listener = Box<dyn Fn(&Place) + Send + Sync>;
 
 struct State {
     flights: Flights,
-    misses: LruCache<Signature, Duration>,
+    misses: LruCache<Signature, Miss>,
     jobs: Option<Sender<Place>>,
     patience: Patience,
     /// The clock waits for somebody to wait. Otherwise it knows when to look again: who asks later is late later,
@@ -147,16 +155,20 @@ impl Fetch {
         }
     }
 
-    /// How much longer `sig` counts as absent without asking, if it does.
+    /// How much longer `sig` counts as absent, whatever happens, if it does without asking.
     pub fn known_absent(&self, sig: &Signature) -> Option<Duration> {
         let now = self.clock.now();
         let mut state = self.state();
-        let until = state.misses.get(sig).copied()?;
-        if until <= now {
+        let miss = state.misses.get(sig).copied()?;
+        if miss.until <= now {
             state.misses.pop(sig);
             return None;
         }
-        Some(until - now)
+        Some(if miss.of_all {
+            miss.until - now
+        } else {
+            Duration::ZERO
+        })
     }
 
     /// The remote may have it now: somebody pushed it.
@@ -316,7 +328,7 @@ impl Fetch {
                 // Until others can be asked again, asking once more is of no use.
                 self.stats.failed_fetches.one();
                 log::debug!("cannot fetch {}: {error}", place.sig);
-                self.remember_miss(place);
+                self.remember_miss(place, false);
                 Outcome::Unknown
             }
             Err(error) => {
@@ -425,7 +437,7 @@ impl Fetch {
     /// Ends a flight: remembers a miss and tells everybody who waits.
     fn land(&self, place: &Place, outcome: Outcome) {
         if outcome == Outcome::Absent {
-            self.remember_miss(place);
+            self.remember_miss(place, true);
         }
         let mut state = self.state();
         let waiters = state.flights.land(place);
@@ -435,14 +447,19 @@ impl Fetch {
         }
     }
 
-    fn remember_miss(&self, place: &Place) {
+    fn remember_miss(&self, place: &Place, of_all: bool) {
         let until = self.clock.now() + self.times.negative_ttl;
-        self.state().misses.put(place.sig, until);
+        self.state().misses.put(place.sig, Miss { until, of_all });
     }
 
-    /// A remote that could not be asked can be now: all is to be asked again.
+    /// A remote that could not be asked can be now: what only others were asked for is to be asked again.
     pub fn forget_misses(&self) {
-        self.state().misses.clear();
+        let mut state = self.state();
+        let open = state.misses.iter().filter(|(_, miss)| !miss.of_all);
+        let open: Vec<_> = open.map(|(sig, _)| *sig).collect();
+        for sig in open {
+            state.misses.pop(&sig);
+        }
     }
 
     /// Has `listener` told of each entry that was fetched; only the first who asks for that is heard.

@@ -293,3 +293,33 @@ impl State {
         Some(job)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_much_is_dropped_and_nothing_is_there_twice() {
+        let mut state = State {
+            jobs: VecDeque::new(),
+            waiting: HashSet::new(),
+            announced: Announced::default(),
+            known: LruCache::new(REMEMBERED),
+            stopped: false,
+        };
+        let job = |n: usize| {
+            let sig = Signature::parse(format!("{n:032x}").as_bytes()).unwrap();
+            Job::Promote(Place { sig, digits: 2 })
+        };
+        for n in 0..WAITING {
+            assert!(state.add(job(n)) && state.add(job(n)));
+        }
+        assert!(!state.add(job(WAITING)), "one too many");
+        assert_eq!(state.jobs.len(), WAITING);
+        assert_eq!(state.next(), Some(job(0)));
+        assert!(state.add(job(0)), "it can be done again");
+        state.stopped = true;
+        state.next();
+        assert!(!state.add(job(1)));
+    }
+}

@@ -9,7 +9,7 @@ use crossbeam_channel::Receiver;
 use super::chores::{Chore, shortened};
 use super::remotes::Leaf;
 use super::{Parts, millis};
-use crate::config::Push;
+use crate::config::{Mode, Push};
 use crate::control::lists::Copy;
 use crate::control::{
     BATCH, Controlled, Divergence, GivenUp, Pending, RemoteStatus, Removal, Removed, Status,
@@ -97,6 +97,17 @@ impl Controlled for Controls {
     fn remove(&self, removal: Removal) -> Result<Receiver<Vec<Removed>>, String> {
         if removal.remote && self.0.config.ro {
             return Err("the mount is read-only (ro): it removes nothing on the remote".into());
+        }
+        let written = self
+            .0
+            .config
+            .tiers
+            .iter()
+            .any(|t| t.mode == Mode::ReadWrite);
+        if removal.remote && !written {
+            return Err(
+                "no remote of this mount may be written (|ro): nothing is removed there".into(),
+            );
         }
         if removal.signatures.len() > BATCH {
             return Err(format!("more than {BATCH} signatures at a time"));

@@ -51,10 +51,12 @@ pub(super) fn keepers(threads: &mut Threads, parts: &Arc<Parts>, fs: &Arc<Fs>) -
         threads::give_way(SCAN_NICENESS);
         scan_and_collect(&scanning, &collecting);
     })?;
+    let several = parts.remotes.leaves.len() > 1;
     for (n, leaf) in parts.remotes.leaves.iter().enumerate() {
         let (uploads, fetch) = (Arc::downgrade(&parts.uploads), Arc::downgrade(&parts.fetch));
         leaf.breaker.when_closed(Box::new(move || {
-            if let Some(fetch) = fetch.upgrade() {
+            // Others may have said no meanwhile to what this one has.
+            if let Some(fetch) = fetch.upgrade().filter(|_| several) {
                 fetch.forget_misses();
             }
             if let Some(uploads) = uploads.upgrade() {

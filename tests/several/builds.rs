@@ -125,3 +125,46 @@ fn check_and_verify_try_every_remote() {
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(said.matches("0 objects checked").count(), 2, "{said}");
 }
+
+#[test]
+fn a_single_remote_that_is_read_only_is_not_written_by_anything() {
+    use super::{Oracle, Push, Shape, push};
+    let workspace = workspace();
+    let remote = format!("file://{}", workspace.path().join("remote").display());
+    let (a, oracle) = (Mounted::new(&remote), Oracle::default());
+    push(&a, &oracle, 1..3);
+    a.flush();
+    let b = Mounted::with_options(&format!("{remote}|ro"), "reshare,touch=1s");
+    oracle.check(b.path(), "read");
+    Push(3).perform(b.path(), Shape::Uuid).unwrap();
+    assert_eq!(Push(3).fault(b.path()), None, "it is kept here");
+    let removed = b.command(&["rm", "--remote"], &[&Push(1).signature()]);
+    let said = String::from_utf8(removed.stderr).unwrap();
+    assert!(said.contains("|ro"), "{said}");
+    assert_eq!(b.status()["push"], "off");
+    drop(b);
+    let held = held(&workspace.path().join("remote"));
+    assert_eq!(held, [1, 2].map(|n| Push(n).signature()).into());
+}
+
+#[test]
+fn a_divergence_names_the_tier_that_holds_other_content() {
+    use super::Push;
+    let workspace = workspace();
+    let [upper, lower] =
+        ["upper", "lower"].map(|name| format!("file://{}/{name}", workspace.path().display()));
+    let write = |machine: &Mounted, content: &str| {
+        let entry = machine.path().join(Push(1).entry());
+        fs::create_dir_all(entry.parent().unwrap()).unwrap();
+        fs::write(entry.with_extension("tmp1"), content).unwrap();
+        fs::rename(entry.with_extension("tmp1"), entry).unwrap();
+        machine.flush();
+    };
+    let first = Mounted::new(&lower);
+    write(&first, "theirs");
+    let both = Mounted::new(&format!("{upper} {lower}"));
+    write(&both, "ours");
+    assert_eq!(both.counter("diverged"), 1);
+    let said = format!("differs from what {lower}/ holds");
+    assert!(both.log().contains(&said), "{}", both.log());
+}

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Oracle, PATIENCE, held, pending, push};
+use super::{Oracle, PATIENCE, Push, Shape, held, pending, push};
 use crate::scons::machines::writable;
 use crate::support::mounted::Mounted;
 use crate::support::proxy::{Fault, Proxy};
@@ -171,4 +171,38 @@ fn a_dead_shard_is_its_share_of_misses_and_of_uploads_that_wait() {
     assert_eq!(live() + held(&servers[2].root()).len(), 120);
     let third = Mounted::new(&remote);
     oracle.check(third.path(), "when the shard is back");
+}
+
+/// The live tier is asked once, and an absence that the dead one may contradict does not outlast its outage.
+#[test]
+fn what_the_live_tier_lacks_is_asked_for_once_and_again_when_the_dead_one_is_back() {
+    let pair = Pair::new();
+    let absent = Push(1);
+    let elsewhere = Mounted::new(&pair.mortal.url());
+    absent.perform(elsewhere.path(), Shape::Uuid).unwrap();
+    elsewhere.flush();
+    pair.proxy.set(Fault::Refuse);
+    let machine = Mounted::with_options(&pair.url(), "negative_ttl=1h,drain_timeout=1s");
+    for _ in 0..10 {
+        assert!(!machine.path().join(absent.entry()).exists());
+    }
+    let log = pair.live.log();
+    let asked = log
+        .lines()
+        .filter(|line| line.contains(&absent.signature()));
+    assert_eq!(asked.count(), 1, "{log}");
+    assert_eq!(
+        (machine.counter("misses"), machine.counter("failed_fetches")),
+        (0, 1)
+    );
+    // It takes three failures until the tier counts as one that is down, and only then does it come back.
+    for n in 2..6 {
+        assert!(!machine.path().join(Push(n).entry()).exists());
+    }
+    assert_ne!(machine.status()["remotes"][0]["state"], "ok");
+    pair.proxy.set(Fault::Pass);
+    wait_until("what it has is found", PATIENCE, || {
+        machine.path().join(absent.entry()).exists()
+    });
+    assert_eq!(absent.fault(machine.path()), None);
 }

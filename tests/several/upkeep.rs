@@ -82,8 +82,8 @@ fn what_is_used_is_touched_once_in_so_many_days_also_after_a_remount() {
         "touched again after a remount"
     );
     machine.remount_with("touch=1s");
-    use_it(&machine, Push(1));
     wait_until("after that time it is touched again", PATIENCE, || {
+        use_it(&machine, Push(1));
         !cache.is_aged(Push(1))
     });
 }

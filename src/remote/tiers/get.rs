@@ -1,6 +1,7 @@
 //! One lookup through the tiers.
 
 use std::io::{self, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,7 +87,14 @@ impl Round<'_> {
         let (sig, send) = (*self.sig, self.send.clone());
         self.out |= bit(n);
         let job = Box::new(move || {
-            let answer = ask(&shared, n, &sig);
+            let asked = catch_unwind(AssertUnwindSafe(|| ask(&shared, n, &sig)));
+            let answer = asked.unwrap_or_else(|_| {
+                shared.state().has_answered(&sig, n);
+                log::error!("bug: the lookup of {sig} panicked");
+                Err(RemoteError::Local(format!(
+                    "bug: the lookup of {sig} panicked"
+                )))
+            });
             // Nobody waits any more: an object is let go.
             send.send((n, answer)).ok();
         });

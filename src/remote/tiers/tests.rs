@@ -19,6 +19,7 @@ enum Mood {
     Well,
     Fails(RemoteError),
     Hangs,
+    Panics,
 }
 
 /// A store in memory whose calls can be made to fail and to hang.
@@ -57,6 +58,7 @@ impl Moody {
         let mood = self.changed.wait_while(mood, hangs).unwrap();
         match &*mood {
             Mood::Fails(error) => Err(error.clone()),
+            Mood::Panics => panic!("a bug in the remote"),
             _ => Ok(()),
         }
     }
@@ -476,6 +478,18 @@ fn without_a_thread_calls_are_made_here() {
     assert_eq!(two.put("x").unwrap(), Put::Stored);
     two.near.inner.delete(&sig()).unwrap();
     assert_eq!(two.get().unwrap().as_deref(), Some("x"));
+}
+
+#[test]
+fn a_bug_in_one_tier_is_a_failure_of_that_one() {
+    let two = Two::new();
+    two.fill(&two.far, "x");
+    two.near.set(Mood::Panics);
+    assert_eq!(two.get().unwrap().as_deref(), Some("x"));
+    assert!(two.put("x").is_err());
+    eventually("nobody is asked any more", || {
+        two.tiers.shared.state().asked.is_empty()
+    });
 }
 
 /// What is kept about calls is gone with them.
