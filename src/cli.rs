@@ -6,10 +6,18 @@
 //! To add a command: a child module with its `Args` and `run`, a variant of `Command`, a line in [`run`].
 
 mod check;
+mod copy;
 mod flush;
 mod helper;
+mod ls;
 mod mount;
+mod moving;
+mod parallel;
+mod patience;
 mod preflight;
+mod progress;
+mod prune;
+mod push;
 mod rm;
 mod run;
 mod status;
@@ -36,9 +44,10 @@ const EXIT_STATUS: &str = "\
 Exit status:
    0  done
    1  failed; for flush: something is not on the remote yet; for rm: something is not removed;
-      for verify: something is wrong
+      for verify: something is wrong; for push and copy: something is not there;
+      for prune: something is not removed, or the rest is too large
    2  the command line is wrong; for flush and rm: the mount could not be asked;
-      for verify: nothing could be checked
+      for verify, push, copy, ls and prune: nothing could be done
   32  could not be mounted or unmounted";
 
 /// A remote build cache as a SCons CacheDir.
@@ -59,6 +68,10 @@ enum Command {
     Rm(rm::Args),
     Check(check::Args),
     Verify(verify::Args),
+    Push(push::Args),
+    Copy(copy::Args),
+    Ls(ls::Args),
+    Prune(prune::Args),
 }
 
 /// How a command ends.
@@ -103,6 +116,10 @@ pub fn run() -> ExitCode {
         Command::Rm(args) => rm::run(&args, &env),
         Command::Check(args) => check::run(&args, &env),
         Command::Verify(args) => verify::run(&args, &env),
+        Command::Push(args) => push::run(&args, &env),
+        Command::Copy(args) => copy::run(&args, &env),
+        Command::Ls(args) => ls::run(&args, &env),
+        Command::Prune(args) => prune::run(&args, &env),
     };
     let exit = end.unwrap_or_else(|failure| {
         complain(&failure.message);

@@ -22,7 +22,7 @@ use crate::remote::{Environment, RemoteOptions, Secret};
 
 pub use places::RemoteUrl;
 pub use spec::{Mode, Shard, Tier};
-pub use values::Amount;
+pub use values::{Amount, amount, duration};
 
 const KIB: u64 = 1024;
 const GIB: u64 = KIB * KIB * KIB;

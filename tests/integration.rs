@@ -53,6 +53,9 @@ mod mounted;
 /// Checking a backing directory or a remote, and setting aside what is wrong.
 mod verify;
 
+/// Moving in: a CacheDir or a remote to another remote; listing, pruning.
+mod moving;
+
 /// Real SCons builds: every version, two machines, options, users, a real project.
 mod scons;
 

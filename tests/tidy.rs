@@ -139,7 +139,7 @@ const ONLY_IN: &[(&[&str], &[&str], &str)] = &[
             "thread::{Builder",
             "thread::scope",
         ],
-        &["mount", "daemon.rs", "cli/verify.rs"],
+        &["mount", "daemon.rs", "cli/parallel.rs"],
         "parts expose loops, the mount owns the threads",
     ),
     (

@@ -3,9 +3,6 @@
 use std::io;
 use std::path::Path;
 use std::sync::Mutex;
-use std::thread;
-
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::config::Config;
 use crate::mount;
@@ -13,6 +10,8 @@ use crate::remote::{Remote, RemoteError};
 use crate::signature::Signature;
 use crate::store::verify::{Backing, Task, Verdict};
 
+use super::parallel::in_parallel;
+use super::progress::Progress;
 use super::{Env, Exit, Failure, plural, say};
 
 /// Objects of a remote that are looked at at once: most of the time each waits for the network.
@@ -39,7 +38,7 @@ pub(super) struct Args {
 
 /// Counts, and says what is wrong.
 struct Report {
-    bar: ProgressBar,
+    progress: Progress,
     tally: Mutex<Tally>,
 }
 
@@ -54,15 +53,9 @@ struct Tally {
 }
 
 impl Report {
-    /// The bar is on standard error, and only on a terminal.
     fn new(total: u64) -> Self {
-        let bar = ProgressBar::new(total);
-        let shape = "{wide_bar} {pos}/{len}, {per_sec}, {eta} left";
-        bar.set_style(
-            ProgressStyle::with_template(shape).unwrap_or_else(|_| ProgressStyle::default_bar()),
-        );
         Self {
-            bar,
+            progress: Progress::new(total),
             tally: Mutex::default(),
         }
     }
@@ -74,11 +67,11 @@ impl Report {
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         count(&mut tally);
         drop(tally);
-        self.bar.inc(1);
+        self.progress.step();
     }
 
     fn say(&self, line: &str) {
-        self.bar.suspend(|| say(line));
+        self.progress.say(line);
     }
 
     fn right(&self, bytes: u64) {
@@ -116,7 +109,7 @@ impl Report {
     }
 
     fn end(self, unknown: &str) -> Exit {
-        self.bar.finish_and_clear();
+        self.progress.clear();
         let tally = self
             .tally
             .into_inner()
@@ -132,7 +125,7 @@ impl Report {
         }
         line += &format!(", {} {unknown}", tally.unknown);
         line += &format!(", {} unreadable", tally.unreadable);
-        say(line);
+        super::say(line);
         if tally.wrong + tally.unreadable > 0 {
             Exit::Failed
         } else {
@@ -212,7 +205,7 @@ fn verify_objects(remote: &dyn Remote, repair: bool) -> Result<Exit, RemoteError
     let check = |sig: Signature| check_object(remote, &sig, repair, &report);
     in_parallel(REMOTE_THREADS, check, |each| {
         remote.list(&mut |listed| {
-            report.bar.inc_length(1);
+            report.progress.more();
             each(listed.sig);
         })
     })?;
@@ -248,24 +241,4 @@ fn read(remote: &dyn Remote, sig: &Signature) -> Result<Option<(bool, u64)>, Rem
     };
     let bytes = io::copy(&mut object.content, &mut io::sink()).map_err(RemoteError::from_io)?;
     Ok(Some((object.hash.is_some(), bytes)))
-}
-
-/// Runs `work` on threads for everything that `list` hands out.
-fn in_parallel<T: Send, E>(
-    threads: usize,
-    work: impl Fn(T) + Sync,
-    list: impl FnOnce(&mut dyn FnMut(T) -> bool) -> Result<(), E>,
-) -> Result<(), E> {
-    let (send, receive) = crossbeam_channel::bounded::<T>(threads * 4);
-    thread::scope(|scope| {
-        for _ in 0..threads {
-            let (receive, work) = (receive.clone(), &work);
-            scope.spawn(move || receive.iter().for_each(work));
-        }
-        // Otherwise nobody would notice that all who receive are gone.
-        drop(receive);
-        let listed = list(&mut |item| send.send(item).is_ok());
-        drop(send);
-        listed
-    })
 }

@@ -28,7 +28,7 @@ const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const MOST_THREADS: usize = 256;
 
 /// `20G`, `500MiB`, `10%`. K, M, G and T count in 1024s, as do KiB …; KB … count in 1000s.
-pub(super) fn amount(text: &str) -> Result<Amount, String> {
+pub fn amount(text: &str) -> Result<Amount, String> {
     const EXPECTED: &str = "expected an amount such as 20G, 500MiB or 10%";
     let (number, unit) = split_unit(text);
     let number: u64 = number.parse().map_err(|_| EXPECTED.to_owned())?;
@@ -81,8 +81,8 @@ fn split_unit(text: &str) -> (&str, &str) {
     text.split_at(digits)
 }
 
-/// `10`, `10s`, `500ms`, `2m`, `1h`; seconds when no unit is given.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+/// `10`, `10s`, `500ms`, `2m`, `1h`, `30d`; seconds when no unit is given.
+pub fn duration(text: &str) -> Result<Duration, String> {
     const EXPECTED: &str = "expected a time such as 10s, 500ms or 2m";
     let (number, unit) = split_unit(text);
     let number: u64 = number.parse().map_err(|_| EXPECTED.to_owned())?;
@@ -188,6 +188,7 @@ mod tests {
             ("2m", 120_000),
             ("1h", 3_600_000),
             ("7d", 604_800_000),
+            ("30d", 2_592_000_000),
         ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -20,6 +21,7 @@ use super::scan::{names_in, prefix_dirs};
 use super::sums::{self, Sum, Sums};
 use super::sync::hash_of;
 use crate::name::{Dir, Name, PRIVATE_DIR, Place};
+use crate::signature::Signature;
 
 /// Hashes recorded at a time.
 const RECORDS: usize = 4096;
@@ -62,7 +64,31 @@ pub enum Verdict {
     Gone,
 }
 
+/// An entry that was opened.
+#[derive(Debug)]
+pub enum Opened {
+    /// A file, its permission bits and its length.
+    File(File, u32, u64),
+    /// A symbolic link's target.
+    Symlink(Vec<u8>),
+}
+
 impl Task {
+    /// Which entry it is, or is to become.
+    pub fn sig(&self) -> Signature {
+        self.place.sig
+    }
+
+    /// Digits of the prefix directory.
+    pub fn digits(&self) -> u8 {
+        self.place.digits
+    }
+
+    /// Whether it stands in its place, rather than in the upload journal.
+    pub fn is_entry(&self) -> bool {
+        self.link.is_none()
+    }
+
     /// The path below the directory.
     pub fn path(&self) -> String {
         match &self.link {
@@ -314,28 +340,47 @@ impl Backing {
         absent(open_dir(private, name))
     }
 
-    /// What a file is now; `None` if it is gone.
-    fn sum(&self, path: &str) -> io::Result<Option<Sum>> {
+    /// Opens something; `None` if it is gone.
+    pub fn read(&self, task: &Task) -> io::Result<Option<Opened>> {
+        self.open_at(&task.path())
+    }
+
+    fn open_at(&self, path: &str) -> io::Result<Option<Opened>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.root, path, flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
             Err(Errno::NOENT) => return Ok(None),
             Err(Errno::LOOP) => {
                 let target = rustix::fs::readlinkat(&self.root, path, Vec::new())?;
-                return Ok(Some(Sum {
-                    link: true,
-                    len: target.as_bytes().len() as u64,
-                    hash: *blake3::hash(target.as_bytes()).as_bytes(),
-                }));
+                return Ok(Some(Opened::Symlink(target.into_bytes())));
             }
             Err(e) => return Err(e.into()),
         };
-        let (hash, len) = hash_of(file)?;
-        Ok(Some(Sum {
-            link: false,
-            len,
-            hash,
-        }))
+        let meta = file.metadata()?;
+        if !meta.is_file() {
+            return Err(io::Error::other("it is no file"));
+        }
+        Ok(Some(Opened::File(file, meta.mode(), meta.len())))
+    }
+
+    /// What a file is now; `None` if it is gone.
+    fn sum(&self, path: &str) -> io::Result<Option<Sum>> {
+        Ok(match self.open_at(path)? {
+            None => None,
+            Some(Opened::Symlink(target)) => Some(Sum {
+                link: true,
+                len: target.len() as u64,
+                hash: *blake3::hash(&target).as_bytes(),
+            }),
+            Some(Opened::File(file, ..)) => {
+                let (hash, len) = hash_of(file)?;
+                Some(Sum {
+                    link: false,
+                    len,
+                    hash,
+                })
+            }
+        })
     }
 }
 
