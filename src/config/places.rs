@@ -63,9 +63,15 @@ impl RemoteUrl {
 
     /// What may be shown of a URL.
     pub(super) fn shown_of(url: &str) -> String {
-        let (before, _, after) = split(url);
+        let (scheme, _, after) = split(url);
         let shown = after.find(['?', '#']).map_or(after, |end| &after[..end]);
-        format!("{before}{shown}")
+        let authority = shown.split('/').next().unwrap_or_default();
+        // What looks like a port and is none may be half of a password with a `|` or a space in it.
+        let odd = port_is_odd(authority) || scheme.is_empty() && shown.contains(':');
+        if odd && scheme != "file://" {
+            return format!("{scheme}...");
+        }
+        format!("{scheme}{shown}")
     }
 
     /// As it was typed.
@@ -91,11 +97,22 @@ impl fmt::Debug for RemoteUrl {
     }
 }
 
+/// The length of `scheme://` at the beginning of a URL; zero if that is none.
+pub(super) fn scheme_len(url: &str) -> usize {
+    let of_scheme = |b: u8| b.is_ascii_alphanumeric() || b"+-.".contains(&b);
+    match url.split_once("://") {
+        Some((scheme, _)) if !scheme.is_empty() && scheme.bytes().all(of_scheme) => {
+            scheme.len() + 3
+        }
+        _ => 0,
+    }
+}
+
 /// Splits a URL, or anything that was meant to be one, into `scheme://`, what stands before the `@` of the
 /// authority, and the rest. Where it is not clear how far credentials go, more is taken for credentials.
 fn split(url: &str) -> (&str, Option<&str>, &str) {
-    let start = url.find("://").map_or(0, |at| at + 3);
-    let (scheme, rest) = url.split_at(start);
+    let (scheme, rest) = url.split_at(scheme_len(url));
+    let start = scheme.len();
     let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let authority = &rest[..authority_end];
     let lacks_authority = authority.is_empty() && !scheme.eq_ignore_ascii_case("file://");

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::places::{RemoteUrl, has_odd_port};
+use super::places::{RemoteUrl, has_odd_port, scheme_len};
 use super::{ConfigError, Draft, Host, options, remote_options};
 use crate::remote::RemoteOptions;
 
@@ -91,6 +91,14 @@ pub(super) fn tiers(
     let mut tiers = Vec::new();
     for word in &words {
         let (url, attributes) = word.split_once('|').unwrap_or((word, ""));
+        if !attributes.split('|').all(is_attribute) {
+            // Not repeated: it may be the end of a password with a `|` in it.
+            return Err(ConfigError::Remote {
+                remote: "...".to_owned(),
+                why: "what stands behind | is no attribute; expected rw, ro, off or NAME=VALUE (a | in a URL is written %7C)"
+                    .to_owned(),
+            });
+        }
         let group = Group::parse(url)?;
         tiers.extend(tier(url, group, attributes, draft, default_timeout, host)?);
     }
@@ -108,6 +116,12 @@ pub(super) fn tiers(
         }
         _ => Ok(tiers),
     }
+}
+
+fn is_attribute(text: &str) -> bool {
+    let name = text.split('=').next().unwrap_or_default();
+    name.bytes()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
 fn tier(
@@ -161,7 +175,7 @@ fn plain(typed: &str) -> Result<RemoteUrl, ConfigError> {
         });
     }
     let url = RemoteUrl::new(typed)?;
-    if !typed.contains("://") {
+    if scheme_len(typed) == 0 {
         return Err(ConfigError::Remote {
             remote: url.to_string(),
             why: "is no URL such as https://host/cache or file:///dir; remotes are separated by white space, \

@@ -335,8 +335,9 @@ fn redacted(text: &str) -> String {
         return "...".to_owned();
     }
     let text = &text[..end];
+    let of_scheme = |b: u8| b.is_ascii_alphanumeric() || b"+-.".contains(&b);
     match (text.split_once("://"), text.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, rest))) if !scheme.contains('@') => {
+        (Some((scheme, _)), Some((_, rest))) if scheme.bytes().all(of_scheme) => {
             format!("{scheme}://{rest}")
         }
         (_, Some((_, rest))) => rest.to_owned(),
