@@ -28,7 +28,7 @@ pub mod grpc;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod memory;
-#[cfg(any(feature = "http", feature = "redis"))]
+#[cfg(any(feature = "http", feature = "grpc", feature = "redis"))]
 mod netrc;
 mod options;
 pub mod pace;

@@ -2,6 +2,8 @@
 
 pub(crate) mod canned;
 pub(crate) mod cloud;
+/// A remote of every kind.
+pub(crate) mod every;
 /// A disk whose power can be cut.
 pub(crate) mod image;
 /// The reference that the file system is compared with.

@@ -10,12 +10,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use cachedirfs::remote::{Content, Put, Remote, RemoteOptions, open};
+use cachedirfs::remote::{Content, Environment, Put, Remote, RemoteOptions, open};
 use cachedirfs::signature::{Meta, Signature};
 use tempfile::TempDir;
 
 use super::{median, memory, number};
+use crate::support::cloud::{BUCKET, Store, tool};
+use crate::support::reapi::{Cache, Guard};
+use crate::support::redis::Redis;
 use crate::support::servers::{Nginx, Server, program};
+use crate::support::{installed, test_tools};
 
 /// Bytes of the objects whose calls are timed: a usual product.
 const SMALL: usize = 16 << 10;
@@ -44,26 +48,88 @@ struct Subject {
 }
 
 fn subjects() -> Vec<Subject> {
+    let (nginx, lighttpd) = (Server::nginx(Nginx::Open), Server::lighttpd());
+    let (bazel, casd) = (Cache::nginx(Guard::Open), Cache::casd());
+    let (redis, moto) = (Redis::start(&[]), Store::moto());
+    let curl = |url: &str| Box::new(Curl::new(url)) as Box<dyn Client>;
+    let nginx_url = nginx.url();
+    let cas = bazel.url("http", "cache/cas");
+    let grpc = casd.url("grpc", "");
+    let of_moto = RemoteOptions {
+        endpoint: Some(moto.endpoint()),
+        environment: Environment::new(moto.keys.clone()),
+        ..RemoteOptions::default()
+    };
     vec![
-        http("nginx", Server::nginx(Nginx::Open)),
-        http("lighttpd", Server::lighttpd()),
+        subject("nginx", &nginx_url, "curl", curl(&nginx_url), nginx),
+        subject(
+            "lighttpd",
+            &lighttpd.url(),
+            "curl",
+            curl(&lighttpd.url()),
+            lighttpd,
+        ),
+        subject(
+            "bazel, nginx",
+            &bazel.url("bazel+http", "cache"),
+            "curl, one of the two requests",
+            curl(&cas),
+            bazel,
+        ),
+        subject(
+            "grpc, casd",
+            &grpc,
+            "Google's gRPC in Python",
+            Box::new(Script::grpc(casd.port())),
+            casd,
+        ),
+        subject(
+            "redis",
+            &redis.url(),
+            "redis-benchmark",
+            Box::new(RedisBenchmark::on(&redis)),
+            redis,
+        ),
+        Subject {
+            name: "s3, moto",
+            client: "boto3",
+            remote: open(&format!("s3://{BUCKET}/bench"), &of_moto).unwrap(),
+            plain: Box::new(Script::boto3(&moto)),
+            _server: Box::new(moto),
+        },
     ]
 }
 
-fn http(name: &'static str, server: Server) -> Subject {
+fn subject(
+    name: &'static str,
+    url: &str,
+    client: &'static str,
+    plain: Box<dyn Client>,
+    server: impl std::any::Any,
+) -> Subject {
     Subject {
         name,
-        client: "curl",
-        remote: open(&server.url(), &RemoteOptions::default()).unwrap(),
-        plain: Box::new(Curl::new(&server.url())),
+        client,
+        remote: open(url, &RemoteOptions::default()).unwrap(),
+        plain,
         _server: Box::new(server),
     }
 }
 
+/// A number that no other call of this process uses.
+fn next() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A key of 64 hex digits: a cache of Bazel's takes no other.
+fn key(n: usize) -> String {
+    format!("{n:064x}")
+}
+
 /// A signature that no other call of this process uses.
 fn fresh() -> Signature {
-    static NEXT: AtomicUsize = AtomicUsize::new(1);
-    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    let n = next();
     let digits = format!("{:02x}{n:030x}", n % 256);
     Signature::parse(digits.as_bytes()).unwrap()
 }
@@ -127,7 +193,7 @@ impl Curl {
             base: base.to_owned(),
             dir,
         };
-        curl.transfer(&[(Call::Put, "00/there".to_owned())]);
+        curl.transfer(&[(Call::Put, key(0))]);
         curl
     }
 
@@ -154,12 +220,138 @@ impl Curl {
 impl Client for Curl {
     fn call(&self, call: Call, times: usize) -> Vec<f64> {
         let key = |_| match call {
-            Call::Get => (call, "00/there".to_owned()),
-            Call::Miss | Call::Put => (call, format!("00/{}", fresh())),
+            Call::Get => (call, key(0)),
+            Call::Miss | Call::Put => (call, key(next())),
         };
         // The first one makes the connection.
         let calls: Vec<_> = (0..=times).map(key).collect();
         self.transfer(&calls).split_off(1)
+    }
+}
+
+/// A script in Python that reads `CALL TIMES` and prints how many seconds each took.
+struct Script(Box<dyn Fn() -> Command>);
+
+impl Script {
+    fn boto3(moto: &Store) -> Self {
+        let python = tool("moto/bin/python");
+        let (endpoint, keys) = (moto.endpoint(), moto.keys.clone());
+        Self(Box::new(move || {
+            let mut command = Command::new(&python);
+            command
+                .args(["-c", &format!("{BOTO3}{TIMED}"), &endpoint, BUCKET])
+                .envs(&keys);
+            command
+        }))
+    }
+
+    fn grpc(port: u16) -> Self {
+        let python = installed(test_tools().join("buildgrid/bin/python"), "reapi");
+        Self(Box::new(move || {
+            let mut command = Command::new(&python);
+            command.args(["-c", &format!("{GRPC}{TIMED}"), &port.to_string()]);
+            command
+        }))
+    }
+}
+
+const BOTO3: &str = r#"
+import os, sys, time, boto3, botocore
+from botocore.config import Config
+s3 = boto3.client('s3', endpoint_url=sys.argv[1], region_name='us-east-1', config=Config(s3={'addressing_style': 'path'}))
+content = os.urandom(16384)
+def put(key): s3.put_object(Bucket=sys.argv[2], Key=key, Body=content)
+def get(key): s3.get_object(Bucket=sys.argv[2], Key=key)['Body'].read()
+def miss(key):
+    try: get(key)
+    except botocore.exceptions.ClientError: pass
+"#;
+
+/// The calls that an entry takes at the least: an action result with its blob.
+const GRPC: &str = r#"
+import hashlib, os, sys, time, grpc
+from build.bazel.remote.execution.v2 import remote_execution_pb2 as re, remote_execution_pb2_grpc as stubs
+channel = grpc.insecure_channel('127.0.0.1:' + sys.argv[1])
+actions, cas = stubs.ActionCacheStub(channel), stubs.ContentAddressableStorageStub(channel)
+def action(key): return re.Digest(hash=hashlib.sha256(key.encode()).hexdigest(), size_bytes=len(key))
+def put(key):
+    content = os.urandom(16384)
+    digest = re.Digest(hash=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+    cas.FindMissingBlobs(re.FindMissingBlobsRequest(blob_digests=[digest]))
+    cas.BatchUpdateBlobs(re.BatchUpdateBlobsRequest(requests=[dict(digest=digest, data=content)]))
+    result = re.ActionResult(output_files=[dict(path='a', digest=digest)])
+    actions.UpdateActionResult(re.UpdateActionResultRequest(action_digest=action(key), action_result=result))
+def get(key):
+    result = actions.GetActionResult(re.GetActionResultRequest(action_digest=action(key)))
+    cas.BatchReadBlobs(re.BatchReadBlobsRequest(digests=[result.output_files[0].digest]))
+def miss(key):
+    try: actions.GetActionResult(re.GetActionResultRequest(action_digest=action(key)))
+    except grpc.RpcError: pass
+"#;
+
+const TIMED: &str = r#"
+put('there')
+get('there')
+call, times = sys.stdin.read().split()
+for n in range(int(times)):
+    key = 'there' if call == 'get' else '%s-%d-%d' % (call, os.getpid(), n)
+    start = time.perf_counter()
+    globals()[call](key)
+    print(time.perf_counter() - start)
+"#;
+
+impl Client for Script {
+    fn call(&self, call: Call, times: usize) -> Vec<f64> {
+        seconds(&mut (self.0)(), &format!("{} {times}", name(call)))
+    }
+}
+
+fn name(call: Call) -> &'static str {
+    match call {
+        Call::Miss => "miss",
+        Call::Get => "get",
+        Call::Put => "put",
+    }
+}
+
+/// One connection; it says how many calls a second, so every call counts as the mean.
+struct RedisBenchmark(u16);
+
+impl RedisBenchmark {
+    fn on(redis: &Redis) -> Self {
+        redis.ask(&["SET", "bench:there", &"x".repeat(SMALL)]);
+        Self(redis.port())
+    }
+}
+
+impl Client for RedisBenchmark {
+    fn call(&self, call: Call, times: usize) -> Vec<f64> {
+        let times = times.to_string();
+        let small = SMALL.to_string();
+        let filled = "x".repeat(SMALL);
+        let mut benchmark = Command::new(program("redis-benchmark", "redis-tools"));
+        benchmark.args([
+            "-p",
+            &self.0.to_string(),
+            "-c",
+            "1",
+            "-r",
+            "100000000",
+            "--csv",
+        ]);
+        benchmark.args(["-n", &times, "-d", &small]);
+        match call {
+            Call::Miss => benchmark.args(["GET", "absent"]),
+            Call::Get => benchmark.args(["GET", "bench:there"]),
+            Call::Put => benchmark.args(["SET", "bench:__rand_int__", &filled]),
+        };
+        let done = benchmark.output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+        let text = String::from_utf8(done.stdout).unwrap();
+        let line = text.lines().last().unwrap();
+        // "test","rps",...; the test's name may hold commas, but no quotes.
+        let rate: f64 = line.split("\",\"").nth(1).unwrap().parse().unwrap();
+        vec![1.0 / rate; times.parse().unwrap()]
     }
 }
 
@@ -202,7 +394,7 @@ fn calls_against_the_best_plain_client() {
             println!(
                 "{:<14} {:<6} {one:>6.0} us {other:>6.0} us {:>6.2}   ({})",
                 subject.name,
-                format!("{call:?}").to_lowercase(),
+                name(call),
                 other / one,
                 subject.client
             );
@@ -225,8 +417,7 @@ fn how_much_more_gets_through_when_many_are_under_way() {
                 .iter()
                 .map(|threads| format!("{:>8.0}", rate(&ours, call, times, *threads)))
                 .collect();
-            let call = format!("{call:?}").to_lowercase();
-            println!("{:<14} {call:<6} {}", subject.name, rates.join(" "));
+            println!("{:<14} {:<6} {}", subject.name, name(call), rates.join(" "));
         }
     }
 }

@@ -7,8 +7,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::support::cloud::{BUCKET, Store};
 use crate::support::mounted::{CACHEDIRFS, Mounted};
 use crate::support::oracle::{Push, Shape};
+use crate::support::reapi::{Cache, Door};
+use crate::support::redis::Redis;
 use crate::support::servers::{Nginx, PASSWORD, Server, TOKEN, USER};
 use crate::support::{wait_until, workspace};
 
@@ -150,5 +153,80 @@ fn no_credential_for_http_shows() {
         Case::new("a token in the environment", asks_bearer.url(), &[token])
             .with_variable("CACHEDIRFS_BEARER_TOKEN", token)
             .shows_nothing();
+    }
+}
+
+#[test]
+fn no_credential_for_an_object_store_shows() {
+    let (moto, azurite) = (Store::moto(), Store::azurite());
+    for (scheme, store) in [("s3", &moto), ("az", &azurite)] {
+        for spoil in ["", "spoiled"] {
+            let mut case = Case::new(scheme, format!("{scheme}://{BUCKET}/secrets"), &[])
+                .with_option("endpoint", store.endpoint())
+                .with_option("noimds,min_speed", 0);
+            for (name, value) in &store.keys {
+                let secret = ["SECRET", "TOKEN", "_KEY"]
+                    .iter()
+                    .any(|part| name.contains(part))
+                    && *name != "AWS_ACCESS_KEY_ID";
+                // Wrong ones are as secret as right ones: they may be right elsewhere.
+                let value = match secret && !spoil.is_empty() {
+                    true => value.chars().rev().collect(),
+                    false => value.clone(),
+                };
+                if secret {
+                    case.secrets.push(value.clone());
+                }
+                case.environment.push((name.clone().leak(), value));
+            }
+            assert!(!case.secrets.is_empty());
+            case.shows_nothing();
+        }
+    }
+    let sas = "sv=2022-11-02&ss=b&sig=c2VjcmV0LXNpZ25hdHVyZQ%3D%3D";
+    Case::new(
+        "a SAS token",
+        format!("az://{BUCKET}/secrets"),
+        &["c2VjcmV0LXNpZ25hdHVyZQ"],
+    )
+    .with_option("endpoint", azurite.endpoint())
+    .with_variable("AZURE_STORAGE_ACCOUNT", "builder")
+    .with_variable("AZURE_STORAGE_SAS_TOKEN", sas)
+    .shows_nothing();
+}
+
+#[test]
+fn no_credential_for_redis_or_grpc_shows() {
+    let dir = workspace();
+    let file = |name: &str, content: &str| secret_file(dir.path(), name, content);
+    let (redis, grid) = (Redis::with_password(), Cache::buildgrid(Door::Token));
+    for password in [PASSWORD, "wr0ng-s3cret"] {
+        Case::new("redis", redis.url_as(USER), &[password])
+            .with_option("basic_file", file("login", &format!("{USER}:{password}")))
+            .shows_nothing();
+    }
+    for token in [
+        Cache::token(600),
+        Cache::token(-600),
+        "wr0ng-t0ken".to_owned(),
+    ] {
+        Case::new("grpcs", grid.url("grpcs", "main"), &[&token])
+            .with_option("ca_file", grid.ca().display())
+            .with_option("bearer_file", file("token", &token))
+            .shows_nothing();
+        Case::new(
+            "headers",
+            grid.url("grpcs", "main"),
+            &[&token, "s3cret-of-the-gateway"],
+        )
+        .with_option("ca_file", grid.ca().display())
+        .with_option(
+            "headers_file",
+            file(
+                "headers",
+                &format!("Authorization: Bearer {token}\nX-Gate: s3cret-of-the-gateway\n"),
+            ),
+        )
+        .shows_nothing();
     }
 }

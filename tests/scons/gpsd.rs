@@ -8,6 +8,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::every::{self, Kind};
+use crate::support::mounted::Mounted;
 use crate::support::shared::{Machine, Shared};
 use crate::support::venv::Venv;
 use crate::support::{installed, test_tools, workspace};
@@ -31,7 +33,8 @@ SCons.Node.FS.File.build = build
 ";
 
 #[test]
-fn the_second_machine_retrieves_of_gpsd_what_a_warm_plain_directory_gives() {
+fn over_every_kind_of_remote_the_second_machine_retrieves_of_gpsd_what_a_warm_plain_directory_gives()
+ {
     let workspace = workspace();
     let plain = Shared::plain(&workspace.path().join("plain")).machine();
     let all = build(&workspace.path().join("plain-cold"), &plain);
@@ -46,17 +49,28 @@ fn the_second_machine_retrieves_of_gpsd_what_a_warm_plain_directory_gives() {
         "a plain directory gives no hits: {unavoidable:?}"
     );
 
-    let shared = Shared::files(&workspace.path().join("remote"));
-    let a = shared.machine();
+    // One machine that pushes to a remote of every kind, and one that retrieves for each of them.
+    let kinds = every::kinds();
+    let tiers: Vec<_> = kinds.iter().map(Kind::tier).collect();
+    let mount = |wrapper, remote: &str| {
+        let workspace = crate::support::workspace();
+        Machine::Mount(Mounted::wrapped(wrapper, workspace, remote, ""))
+    };
+    let a = mount(every::wrapper(&kinds), &tiers.join(" "));
     assert_eq!(all, build(&workspace.path().join("mount-cold"), &a));
     a.flush();
-    let b = shared.machine();
-    assert_eq!(unavoidable, build(&workspace.path().join("mount-warm"), &b));
-    println!(
-        "gpsd: {} targets, {} of them retrieved by the second machine",
-        all.len(),
-        all.len() - unavoidable.len()
-    );
+    drop(a);
+    for (n, kind) in kinds.iter().enumerate() {
+        let b = mount(kind.wrapper(), &kind.tier());
+        let built = build(&workspace.path().join(format!("mount-warm-{n}")), &b);
+        assert_eq!(unavoidable, built, "{}", kind.name);
+        println!(
+            "gpsd over {}: {} targets, {} of them retrieved by the second machine",
+            kind.name,
+            all.len(),
+            all.len() - built.len()
+        );
+    }
 }
 
 /// Builds a fresh copy of gpsd and says which targets were really built.

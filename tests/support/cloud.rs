@@ -100,7 +100,7 @@ print(key['AccessKeyId'], key['SecretAccessKey'])
     pub(crate) fn s3s_fs() -> Self {
         let (dir, port) = (TempDir::new().unwrap(), free_port());
         fs::create_dir_all(dir.path().join("root").join(BUCKET)).unwrap();
-        let mut command = Command::new(tool("cargo/bin/s3s-fs"));
+        let mut command = Command::new(installed(test_tools().join("cargo/bin/s3s-fs"), "s3s"));
         command.args(["--host", "127.0.0.1", "--port", &port.to_string()]);
         command.args([
             "--access-key",

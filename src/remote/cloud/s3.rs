@@ -336,6 +336,11 @@ impl Blobs for S3 {
         }
     }
 
+    /// A store that knows no conditions overwrites.
+    fn creates_only(&self) -> Option<bool> {
+        self.is_simple.load(Ordering::Relaxed).then_some(false)
+    }
+
     fn exists(&self, key: &str) -> Result<bool, RemoteError> {
         Ok(self.look(key)?.is_some())
     }
