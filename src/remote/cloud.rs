@@ -6,8 +6,9 @@
 //! `opendal` finds its credentials with these same crates.
 //!
 //! What the three have in common is in `session` (a signed request, once more after a renewal), `vault` (credentials that
-//! expire), `context` (the world as the libraries see it) and `xml`. None of them knows objects or signatures.
+//! expire), `context` (the world as the libraries see it), `answers` and `xml`. None of them knows objects or signatures.
 
+mod answers;
 #[cfg(feature = "azure")]
 pub(super) mod azure;
 mod context;

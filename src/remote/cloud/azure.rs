@@ -26,11 +26,11 @@ use url::Url;
 use self::sources::{Account, Chest};
 use crate::object::{Blob, Payload};
 use crate::remote::blob::{Blobs, Stored, Written, first_bytes};
+use crate::remote::cloud::answers::{self, Entry, Page};
 use crate::remote::cloud::session::{Dialect, Refusal, Reply, Session, Verdict};
 use crate::remote::cloud::vault::{Perishable, Vault};
 use crate::remote::cloud::xml::{self, Node};
 use crate::remote::cloud::{Bucket, bare, in_path, is_anonymous, made, query, time_of, value};
-use crate::remote::http;
 use crate::remote::http::client::{Answer, Client, Head, Request};
 use crate::remote::runtime::{self, Shared};
 use crate::remote::{RemoteError, RemoteOptions};
@@ -102,20 +102,6 @@ impl Dialect for Speech {
     fn is_stale(&self, refusal: &Refusal) -> bool {
         refusal.status == 401
     }
-}
-
-#[derive(Debug, Default)]
-struct Page {
-    entries: Vec<Entry>,
-    next: Option<String>,
-}
-
-#[derive(Debug, Default)]
-struct Entry {
-    name: String,
-    size: u64,
-    modified: Option<SystemTime>,
-    version: Option<String>,
 }
 
 impl Azure {
@@ -284,17 +270,7 @@ impl Azure {
 impl Blobs for Azure {
     fn get(&self, key: &str) -> Result<Option<Blob>, RemoteError> {
         match self.session.send(&self.blob(Method::GET, key)?)? {
-            Reply::Done(answer) => {
-                let mode = answer
-                    .headers()
-                    .get(MODE)
-                    .and_then(|mode| mode.to_str().ok());
-                Ok(Some(Blob {
-                    len: answer.len(),
-                    hint: mode.and_then(http::mode),
-                    body: Box::new(answer.into_reader()),
-                }))
-            }
+            Reply::Done(answer) => Ok(Some(answers::blob(answer, MODE))),
             Reply::Refused(refusal) if is_miss(&refusal) => Ok(None),
             Reply::Refused(refusal) => Err(self.explain(&refusal)),
         }
@@ -337,24 +313,7 @@ impl Blobs for Azure {
     }
 
     fn list(&self, each: &mut dyn FnMut(Stored<'_>)) -> Result<(), RemoteError> {
-        let mut marker = None;
-        loop {
-            let page = self.page(marker.as_deref())?;
-            for entry in &page.entries {
-                if let Some(key) = self.bucket.key_of(&entry.name) {
-                    each(Stored {
-                        key,
-                        size: entry.size,
-                        modified: entry.modified,
-                        version: entry.version.as_deref(),
-                    });
-                }
-            }
-            match page.next {
-                Some(next) if Some(&next) != marker.as_ref() => marker = Some(next),
-                _ => return Ok(()),
-            }
-        }
+        answers::list(&self.bucket, |from| self.page(from), each)
     }
 
     fn touch(&self, key: &str) -> Result<bool, RemoteError> {

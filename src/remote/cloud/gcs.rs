@@ -28,12 +28,12 @@ use url::Url;
 use self::sources::Chest;
 use crate::object::{Blob, Payload};
 use crate::remote::blob::{Blobs, Stored, Written, first_bytes};
+use crate::remote::cloud::answers::{self, Entry};
 use crate::remote::cloud::session::{Dialect, Refusal, Reply, Session, Verdict};
 use crate::remote::cloud::vault::{Perishable, Vault};
 use crate::remote::cloud::{
     Bucket, bare, endpoint, in_path, in_query, made, query, time_of, value,
 };
-use crate::remote::http;
 use crate::remote::http::client::{Answer, Client, Head, Request};
 use crate::remote::runtime;
 use crate::remote::{RemoteError, RemoteOptions, Secret};
@@ -211,23 +211,36 @@ impl Gcs {
     }
 }
 
+impl Gcs {
+    fn page(&self, token: Option<&str>) -> Result<answers::Page, RemoteError> {
+        let fields = "items(name,size,updated,generation,metageneration),nextPageToken";
+        let mut pairs = vec![("prefix", self.bucket.prefix.as_str()), ("fields", fields)];
+        pairs.extend(token.map(|token| ("pageToken", token)));
+        let request = Request::new(Method::GET, self.about(None, "", &pairs)?);
+        let page: Page = match self.session.send(&request)? {
+            Reply::Done(answer) => json(answer)?,
+            Reply::Refused(refusal) => return Err(self.explain(&refusal)),
+        };
+        let entry = |about: &About| Entry {
+            name: about.name.clone(),
+            size: about.size.parse().unwrap_or_default(),
+            modified: time_of(&about.updated),
+            version: Some(about.version()),
+        };
+        Ok(answers::Page {
+            entries: page.items.iter().map(entry).collect(),
+            next: page.next_page_token,
+        })
+    }
+}
+
 impl Blobs for Gcs {
     fn get(&self, key: &str) -> Result<Option<Blob>, RemoteError> {
         match self
             .session
             .send(&Request::new(Method::GET, self.object(key)?))?
         {
-            Reply::Done(answer) => {
-                let mode = answer
-                    .headers()
-                    .get(MODE)
-                    .and_then(|mode| mode.to_str().ok());
-                Ok(Some(Blob {
-                    len: answer.len(),
-                    hint: mode.and_then(http::mode),
-                    body: Box::new(answer.into_reader()),
-                }))
-            }
+            Reply::Done(answer) => Ok(Some(answers::blob(answer, MODE))),
             Reply::Refused(refusal) if is_miss(&refusal) => Ok(None),
             Reply::Refused(refusal) => Err(self.explain(&refusal)),
         }
@@ -276,31 +289,7 @@ impl Blobs for Gcs {
     }
 
     fn list(&self, each: &mut dyn FnMut(Stored<'_>)) -> Result<(), RemoteError> {
-        let mut token: Option<String> = None;
-        loop {
-            let fields = "items(name,size,updated,generation,metageneration),nextPageToken";
-            let mut pairs = vec![("prefix", self.bucket.prefix.as_str()), ("fields", fields)];
-            pairs.extend(token.as_deref().map(|token| ("pageToken", token)));
-            let request = Request::new(Method::GET, self.about(None, "", &pairs)?);
-            let page: Page = match self.session.send(&request)? {
-                Reply::Done(answer) => json(answer)?,
-                Reply::Refused(refusal) => return Err(self.explain(&refusal)),
-            };
-            for about in &page.items {
-                if let Some(key) = self.bucket.key_of(&about.name) {
-                    each(Stored {
-                        key,
-                        size: about.size.parse().unwrap_or_default(),
-                        modified: time_of(&about.updated),
-                        version: Some(&about.version()),
-                    });
-                }
-            }
-            match page.next_page_token {
-                Some(next) if Some(&next) != token.as_ref() => token = Some(next),
-                _ => return Ok(()),
-            }
-        }
+        answers::list(&self.bucket, |from| self.page(from), each)
     }
 
     fn touch(&self, key: &str) -> Result<bool, RemoteError> {

@@ -39,12 +39,12 @@ use url::Url;
 
 use crate::object::{Blob, Payload};
 use crate::remote::blob::{Blobs, Stored, Written, first_bytes};
+use crate::remote::cloud::answers;
 use crate::remote::cloud::s3::place::Place;
 use crate::remote::cloud::s3::profile::{Chest, Profile};
 use crate::remote::cloud::session::{Dialect, Refusal, Reply, Session};
 use crate::remote::cloud::vault::{Perishable, Vault};
 use crate::remote::cloud::{is_anonymous, time_of, value};
-use crate::remote::http;
 use crate::remote::http::client::{Answer, Client, Head, Request};
 use crate::remote::runtime::{self, Shared};
 use crate::remote::{RemoteError, RemoteOptions};
@@ -298,17 +298,7 @@ impl S3 {
 impl Blobs for S3 {
     fn get(&self, key: &str) -> Result<Option<Blob>, RemoteError> {
         match self.send(|| self.object(Method::GET, key))? {
-            Reply::Done(answer) => {
-                let mode = answer
-                    .headers()
-                    .get(MODE)
-                    .and_then(|mode| mode.to_str().ok());
-                Ok(Some(Blob {
-                    len: answer.len(),
-                    hint: mode.and_then(http::mode),
-                    body: Box::new(answer.into_reader()),
-                }))
-            }
+            Reply::Done(answer) => Ok(Some(answers::blob(answer, MODE))),
             Reply::Refused(refusal) if is_miss(&refusal) => Ok(None),
             Reply::Refused(refusal) => Err(self.explain(&refusal)),
         }
@@ -361,24 +351,7 @@ impl Blobs for S3 {
     }
 
     fn list(&self, each: &mut dyn FnMut(Stored<'_>)) -> Result<(), RemoteError> {
-        let mut token = None;
-        loop {
-            let page = self.page(token.as_deref())?;
-            for entry in &page.entries {
-                if let Some(key) = self.place.bucket.key_of(&entry.name) {
-                    each(Stored {
-                        key,
-                        size: entry.size,
-                        modified: entry.modified,
-                        version: entry.version.as_deref(),
-                    });
-                }
-            }
-            match page.next {
-                Some(next) if Some(&next) != token.as_ref() => token = Some(next),
-                _ => return Ok(()),
-            }
-        }
+        answers::list(&self.place.bucket, |from| self.page(from), each)
     }
 
     fn touch(&self, key: &str) -> Result<bool, RemoteError> {

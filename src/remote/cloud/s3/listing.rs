@@ -1,12 +1,12 @@
 //! What S3 answers as XML: the pages of a listing, and the results of uploads in parts and of copies.
 
 use std::io::{BufReader, Read};
-use std::time::SystemTime;
 
 use reqwest::Method;
 
 use super::S3;
 use crate::remote::RemoteError;
+use crate::remote::cloud::answers::{Entry, Page};
 use crate::remote::cloud::session::Reply;
 use crate::remote::cloud::time_of;
 use crate::remote::cloud::xml::{self, Node};
@@ -14,23 +14,6 @@ use crate::remote::http::client::{Answer, Request};
 
 /// Largest page that is read; a thousand entries take half a megabyte.
 const PAGE_MAX: u64 = 16 << 20;
-
-/// One page.
-#[derive(Debug, Default)]
-pub(super) struct Page {
-    pub(super) entries: Vec<Entry>,
-    /// How to ask for the next one.
-    pub(super) next: Option<String>,
-}
-
-/// One object on it.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) name: String,
-    pub(super) size: u64,
-    pub(super) modified: Option<SystemTime>,
-    pub(super) version: Option<String>,
-}
 
 impl S3 {
     pub(super) fn page(&self, token: Option<&str>) -> Result<Page, RemoteError> {
