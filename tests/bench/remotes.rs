@@ -270,7 +270,7 @@ def miss(key):
 /// The calls that an entry takes at the least: an action result with its blob.
 const GRPC: &str = r#"
 import hashlib, os, sys, time, grpc
-from build.bazel.remote.execution.v2 import remote_execution_pb2 as re, remote_execution_pb2_grpc as stubs
+from buildgrid._protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re, remote_execution_pb2_grpc as stubs
 channel = grpc.insecure_channel('127.0.0.1:' + sys.argv[1])
 actions, cas = stubs.ActionCacheStub(channel), stubs.ContentAddressableStorageStub(channel)
 def action(key): return re.Digest(hash=hashlib.sha256(key.encode()).hexdigest(), size_bytes=len(key))
