@@ -15,7 +15,7 @@ use super::{Env, Exit, Failure, complain, preflight, real_path};
 #[derive(clap::Args)]
 #[command(after_help = options::help())]
 pub(super) struct Args {
-    /// URL of the remote: file:///DIR or http[s]://HOST/PATH; several are separated by white space
+    /// URL of the remote, see cachedirfs(1); several are separated by white space
     remote: String,
     /// An existing directory
     mountpoint: PathBuf,

@@ -1,4 +1,5 @@
-//! What the three stores answer alike: an object as a response to a GET, and a listing that comes page by page.
+//! What the three stores answer alike: an object as a response to a GET, what became of a write, and a listing that comes
+//! page by page.
 //!
 //! This module sends nothing.
 
@@ -7,9 +8,10 @@ use std::time::SystemTime;
 use reqwest::header::HeaderName;
 
 use super::Bucket;
+use super::session::{Refusal, Reply};
 use crate::object::Blob;
 use crate::remote::RemoteError;
-use crate::remote::blob::Stored;
+use crate::remote::blob::{Stored, Written};
 use crate::remote::http::{self, client::Answer};
 
 /// An object as it comes, with its mode from the header that this store keeps it in.
@@ -19,6 +21,25 @@ pub(super) fn blob(answer: Answer, mode_header: HeaderName) -> Blob {
         len: answer.len(),
         hint: mode.and_then(|mode| http::mode(mode.to_str().ok()?)),
         body: Box::new(answer.into_reader()),
+    }
+}
+
+/// What became of a write. With `if_absent`, the statuses `exists` mean that there is an object already.
+pub(super) fn written(
+    reply: Reply,
+    if_absent: bool,
+    exists: &[u16],
+    explain: impl FnOnce(&Refusal) -> RemoteError,
+) -> Result<Written, RemoteError> {
+    match reply {
+        Reply::Done(answer) => {
+            answer.drain();
+            Ok(Written::Stored)
+        }
+        Reply::Refused(refusal) if if_absent && exists.contains(&refusal.status.as_u16()) => {
+            Ok(Written::Exists)
+        }
+        Reply::Refused(refusal) => Err(explain(&refusal)),
     }
 }
 

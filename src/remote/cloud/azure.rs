@@ -201,18 +201,10 @@ impl Azure {
         } else {
             request
         };
-        match self.session.send(&request)? {
-            Reply::Done(answer) => {
-                answer.drain();
-                Ok(Written::Stored)
-            }
-            Reply::Refused(refusal)
-                if if_absent && matches!(refusal.status.as_u16(), 409 | 412) =>
-            {
-                Ok(Written::Exists)
-            }
-            Reply::Refused(refusal) => Err(self.explain(&refusal)),
-        }
+        let reply = self.session.send(&request)?;
+        answers::written(reply, if_absent, &[409, 412], |refusal| {
+            self.explain(refusal)
+        })
     }
 
     /// The payload is read once, block by block; nothing is visible before the list of them is written.

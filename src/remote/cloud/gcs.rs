@@ -270,14 +270,8 @@ impl Blobs for Gcs {
         if let Some(Meta::File { mode }) = payload.hint() {
             request = request.with_header(MODE, value(&format!("{mode:04o}"))?);
         }
-        match self.session.send(&request)? {
-            Reply::Done(answer) => {
-                answer.drain();
-                Ok(Written::Stored)
-            }
-            Reply::Refused(refusal) if if_absent && refusal.status == 412 => Ok(Written::Exists),
-            Reply::Refused(refusal) => Err(self.explain(&refusal)),
-        }
+        let reply = self.session.send(&request)?;
+        answers::written(reply, if_absent, &[412], |refusal| self.explain(refusal))
     }
 
     fn exists(&self, key: &str) -> Result<bool, RemoteError> {

@@ -256,18 +256,9 @@ impl S3 {
     }
 
     fn written(&self, reply: Reply, if_absent: bool) -> Result<Written, RemoteError> {
-        match reply {
-            Reply::Done(answer) => {
-                answer.drain();
-                Ok(Written::Stored)
-            }
-            Reply::Refused(refusal)
-                if if_absent && matches!(refusal.status.as_u16(), 409 | 412) =>
-            {
-                Ok(Written::Exists)
-            }
-            Reply::Refused(refusal) => Err(self.explain(&refusal)),
-        }
+        answers::written(reply, if_absent, &[409, 412], |refusal| {
+            self.explain(refusal)
+        })
     }
 
     fn copy_onto_itself(&self, key: &str, look: &Look) -> Result<Reply, RemoteError> {
