@@ -138,18 +138,21 @@ impl Census {
     fn verdict(&self, limits: Limits, max_size: Option<u64>) -> Verdict {
         let left = self.bytes.saturating_sub(self.aged);
         let mut then = max_size.map_or(0, |max| left.saturating_sub(max));
-        let mut before = 0;
         for (minute, bytes) in &self.by_minute {
-            before = *minute;
             if then <= *bytes {
-                break;
+                return Verdict {
+                    limits,
+                    before: *minute,
+                    then,
+                };
             }
             then -= bytes;
         }
+        // All that may go is not enough, or just enough.
         Verdict {
             limits,
-            before,
-            then,
+            before: if then > 0 { u64::MAX } else { 0 },
+            then: 0,
         }
     }
 }
@@ -286,6 +289,24 @@ mod tests {
             modified: seconds.map(at),
             version: None,
         }
+    }
+
+    #[test]
+    fn all_that_may_go_goes_when_that_is_not_enough() {
+        let limits = Limits {
+            youngest: at(2401),
+            oldest: at(0),
+        };
+        let objects = [(Some(2400), 1), (None, 122), (Some(2400), 1)];
+        let objects: Vec<_> = (0..)
+            .zip(objects)
+            .map(|(n, (time, size))| listed(n, time, size))
+            .collect();
+        let mut census = Census::default();
+        objects.iter().for_each(|object| census.add(object, limits));
+        let mut verdict = census.verdict(limits, Some(121));
+        let gone = objects.iter().filter(|object| verdict.condemns(object));
+        assert_eq!(gone.count(), 2);
     }
 
     proptest! {
