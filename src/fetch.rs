@@ -15,6 +15,7 @@
 mod flights;
 mod patience;
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -29,6 +30,7 @@ use crate::remote::pace::Pace;
 use crate::remote::{Ailment, Complaint, Object, Remote, RemoteError};
 use crate::signature::Signature;
 use crate::stats::Stats;
+use crate::stats::event::{Event, What};
 use crate::store::Store;
 
 use flights::Flights;
@@ -94,6 +96,14 @@ impl From<io::Error> for Failed {
     fn from(error: io::Error) -> Self {
         Self::Disk(error)
     }
+}
+
+/// What a worker is about.
+#[derive(Clone, Copy)]
+struct Errand<'a> {
+    place: &'a Place,
+    /// When the remote was asked.
+    began: Duration,
 }
 
 /// The fetches of one mount.
@@ -196,7 +206,7 @@ impl Fetch {
         if !accepted {
             // The remote is in trouble, we are stopped, or more lookups wait than make sense.
             drop(state);
-            self.stats.failed_fetches.one();
+            self.stats.note(&Event::new(What::NotAsked, &place.sig));
             waiter(Outcome::Unknown);
             return;
         }
@@ -282,9 +292,10 @@ impl Fetch {
             // First, so that whoever asks again at once does not wait again.
             self.remote.report(complaint);
         }
-        self.stats.late_fetches.add(late.waiters.len() as u64);
-        for waiter in late.waiters {
-            waiter(Outcome::Unknown);
+        for gone in late.waiters {
+            let event = Event::new(What::Late, &gone.sig);
+            self.stats.note(&event.took(now.saturating_sub(gone.asked)));
+            (gone.waiter)(Outcome::Unknown);
         }
     }
 
@@ -320,34 +331,34 @@ impl Fetch {
                 if took >= self.times.lookup_timeout / SLOW_MISS {
                     self.was_in_vain(place, &format!("a miss took {:.1} s", took.as_secs_f64()));
                 }
-                self.stats.misses.one();
+                self.stats
+                    .note(&Event::new(What::Miss, &place.sig).took(took));
                 Outcome::Absent
             }
-            Ok(Some(object)) => self.take_first_whole(place, object),
+            Ok(Some(object)) => self.take_first_whole(Errand { place, began }, object),
             Err(error @ RemoteError::Partly(_)) => {
                 // Until others can be asked again, asking once more is of no use.
-                self.stats.failed_fetches.one();
-                log::debug!("cannot fetch {}: {error}", place.sig);
                 self.remember_miss(place, false);
-                Outcome::Unknown
+                self.failed(Errand { place, began }, &error)
             }
             Err(error) => {
                 if error.is_transient() {
                     self.was_in_vain(place, &error.to_string());
                 }
-                self.failed(place, &error)
+                self.failed(Errand { place, began }, &error)
             }
         }
     }
 
     /// Takes in an object. If its content cannot be read and another remote may have it, that one is asked.
-    fn take_first_whole(&self, place: &Place, mut object: Object) -> Outcome {
+    fn take_first_whole(&self, errand: Errand<'_>, mut object: Object) -> Outcome {
+        let place = errand.place;
         for attempt in 1.. {
             let window = self.times.lookup_timeout / WINDOWS;
             let pace = Pace::new(self.times.min_speed.max(1), window);
             let arrived = object.arrived.clone();
             self.state().flights.arriving(place, arrived, pace);
-            let outcome = self.take_in(place, object);
+            let outcome = self.take_in(errand, object);
             let again = attempt < CONTENTS && outcome != Outcome::Here;
             if !again || !self.remote.elsewhere(&place.sig) {
                 return outcome;
@@ -361,22 +372,24 @@ impl Fetch {
         Outcome::Unknown
     }
 
-    fn take_in(&self, place: &Place, object: Object) -> Outcome {
-        match self.copy_in(place, object) {
+    fn take_in(&self, errand: Errand<'_>, object: Object) -> Outcome {
+        let sig = &errand.place.sig;
+        match self.copy_in(errand, object) {
             Ok(true) => Outcome::Here,
             Ok(false) => {
-                self.stats.no_room.one();
+                self.stats.note(&Event::new(What::NoRoom, sig));
                 Outcome::Unknown
             }
-            Err(Failed::Remote(error)) => self.failed(place, &error),
+            Err(Failed::Remote(error)) => self.failed(errand, &error),
             Err(Failed::Revoked) => Outcome::Unknown,
             Err(Failed::Disk(error)) if error.kind() == io::ErrorKind::StorageFull => {
-                self.stats.no_room.one();
+                self.stats.note(&Event::new(What::NoRoom, sig).why(&error));
                 Outcome::Unknown
             }
             Err(Failed::Disk(error)) => {
-                self.stats.failed_fetches.one();
-                log::warn!("cannot store the fetched object {}: {error}", place.sig);
+                let why = format_args!("cannot store it: {error}");
+                self.note_failure(What::FetchFailed, errand, &why);
+                log::warn!("cannot store the fetched object {sig}: {error}");
                 Outcome::Unknown
             }
         }
@@ -384,7 +397,8 @@ impl Fetch {
 
     /// Copies an object into the store; false if there is no room. Only an object that was read to its end
     /// without an error, which means that it is what was pushed, gets a name.
-    fn copy_in(&self, place: &Place, mut object: Object) -> Result<bool, Failed> {
+    fn copy_in(&self, errand: Errand<'_>, mut object: Object) -> Result<bool, Failed> {
+        let place = errand.place;
         let Some(mut incoming) = self.store.begin_write(object.len)? else {
             return Ok(false);
         };
@@ -411,27 +425,34 @@ impl Fetch {
             return Err(Failed::Revoked);
         }
         incoming.commit(place, object.meta)?;
-        self.stats.fetched.one();
-        self.stats.fetched_bytes.add(total);
+        let took = self.clock.now().saturating_sub(errand.began);
+        let event = Event::new(What::Fetched, &place.sig);
+        self.stats.note(&event.bytes(total).took(took));
         if let Some(listener) = self.on_remote.get() {
             listener(place);
         }
         Ok(true)
     }
 
-    fn failed(&self, place: &Place, error: &RemoteError) -> Outcome {
+    fn failed(&self, errand: Errand<'_>, error: &RemoteError) -> Outcome {
+        let sig = &errand.place.sig;
         if let RemoteError::Corrupt(_) = error {
-            self.stats.corrupt.one();
+            self.note_failure(What::Corrupt, errand, error);
             log::warn!(
-                "the object {} on {} is a miss: {error}",
-                place.sig,
+                "the object {sig} on {} is a miss: {error}",
                 self.remote.describe()
             );
             return Outcome::Absent;
         }
-        self.stats.failed_fetches.one();
-        log::debug!("cannot fetch {}: {error}", place.sig);
+        self.note_failure(What::FetchFailed, errand, error);
+        log::debug!("cannot fetch {sig}: {error}");
         Outcome::Unknown
+    }
+
+    fn note_failure(&self, what: What, errand: Errand<'_>, why: &dyn fmt::Display) {
+        let took = self.clock.now().saturating_sub(errand.began);
+        let event = Event::new(what, &errand.place.sig);
+        self.stats.note(&event.took(took).why(why));
     }
 
     /// Ends a flight: remembers a miss and tells everybody who waits.

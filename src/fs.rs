@@ -36,6 +36,7 @@ use crate::clock::Clock;
 use crate::fetch::Fetch;
 use crate::name::{Dir, Name, Place, RootFile};
 use crate::stats::Stats;
+use crate::stats::event::{Event, What};
 use crate::store::Store;
 use crate::upload::Uploads;
 pub use attr::{Attr, Found};
@@ -162,7 +163,7 @@ impl Fs {
 
     fn was_used(&self, place: &Place) {
         self.store.touch(place);
-        self.stats.hits.one();
+        self.stats.note(&Event::new(What::Hit, &place.sig));
         if let Some(uses) = self.uses.get() {
             uses(place);
         }
@@ -216,7 +217,7 @@ impl Fs {
             Name::Entry(_) if self.store.is_sick() => Looked::Absent(Duration::ZERO),
             Name::Entry(place) => match self.fetch.known_absent(&place.sig) {
                 Some(left) => {
-                    self.stats.recent_misses.one();
+                    self.stats.note(&Event::new(What::RecentMiss, &place.sig));
                     Looked::Absent(left)
                 }
                 None => Looked::Ask(*place),

@@ -35,7 +35,7 @@
 //! | --- | --- | --- |
 //! | [`signature`], [`name`] | the nouns; a path parsed once, at the door | files, remotes, the kernel |
 //! | [`clock`], [`sys`], [`stop`] | time; every `unsafe` block; a request to stop | everything of ours |
-//! | [`stats`] | the counters, shared by all | who counts |
+//! | [`stats`] | the counters and times, shared by all; [`stats::event`]: what happens to an entry, said once at the place where it is decided | who counts, who listens |
 //! | [`object`] | the format: content to payload, blob to content that verifies itself | remotes, keys, directories |
 //! | [`remote`] | the contract, the list of schemes, `file`, `http`, `bazel`, `grpc`, `cloud` (`s3`, `gs`, `az`), `redis`, `memory`; `retry`, `breaker` and `deadline` around any of them, `shards` and `tiers` over several | disk layout, file system, kernel |
 //! | [`store`] | the backing directory: lock, layout, index, eviction, the one way in for bytes, power cuts, hashes | network, remotes, uploads, kernel |
@@ -97,7 +97,7 @@
 //! - a kind of remote: the head of [`remote`];
 //! - an `-o` option: the head of [`config`], and its line in `man/cachedirfs.1` (`tests/docs.rs` asks for it);
 //! - a command: the head of [`cli`], and its section in `man/cachedirfs.1`;
-//! - a counter: a line in [`stats`], and its line in `man/cachedirfs.1`.
+//! - a counter: a line in [`stats`], and its line in `man/cachedirfs.1`; if it is of entries, a variant of [`stats::event::What`].
 
 pub mod cli;
 pub mod clock;

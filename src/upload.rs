@@ -28,6 +28,7 @@ use crate::name::Place;
 use crate::remote::{Put, Remote, RemoteError};
 use crate::signature::Signature;
 use crate::stats::Stats;
+use crate::stats::event::{Event, What};
 use crate::store::Store;
 use journal::Journal;
 use ledger::{Burst, Divergence, GivenUp, Ledger};
@@ -70,9 +71,12 @@ pub struct Withdrawn {
 }
 
 /// Why an upload did not succeed.
+#[derive(Debug, thiserror::Error)]
 enum Failed {
     /// Its bytes are not in the journal any more.
+    #[error("its bytes are gone: {0}")]
     Gone(std::io::Error),
+    #[error("{0}")]
     Other(RemoteError),
 }
 
@@ -311,6 +315,7 @@ impl Uploads {
     /// Uploads what comes through the channel until it closes.
     pub fn run_worker(&self, jobs: &Receiver<Item>) {
         for item in jobs {
+            let began = self.clock.now();
             let result =
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.upload(&item)));
             let result = result.unwrap_or_else(|_| {
@@ -321,7 +326,7 @@ impl Uploads {
                 ))))
             });
             match result {
-                Ok(put) => self.succeeded(&item, put),
+                Ok(put) => self.succeeded(&item, put, self.clock.now().saturating_sub(began)),
                 Err(failed) => self.failed(&item, &failed),
             }
             self.call_waiters(item.seq);
@@ -342,19 +347,20 @@ impl Uploads {
         put.map_err(Failed::Other)
     }
 
-    fn succeeded(&self, item: &Item, put: Put) {
+    fn succeeded(&self, item: &Item, put: Put, took: Duration) {
+        let note = |what| {
+            let event = Event::new(what, &item.place.sig);
+            self.stats.note(&event.bytes(item.bytes).took(took));
+        };
         match put {
-            Put::Stored => {
-                self.stats.uploaded.one();
-                self.stats.uploaded_bytes.add(item.bytes);
-            }
-            Put::Present => self.stats.already_there.one(),
+            Put::Stored => note(What::Uploaded),
+            Put::Present => note(What::AlreadyThere),
             Put::Diverged {
                 theirs,
                 their_len,
                 ours,
             } => {
-                self.stats.diverged.one();
+                note(What::Diverged);
                 let holder = self.remote.describe_holder(&item.place.sig);
                 self.state().diverged.add(Divergence {
                     sig: item.place.sig,
@@ -404,7 +410,8 @@ impl Uploads {
             Failed::Other(RemoteError::Partly(_)) => Blame::Part,
             Failed::Other(_) => Blame::Object,
         };
-        self.stats.upload_errors.one();
+        let event = Event::new(What::UploadFailed, &item.place.sig).bytes(item.bytes);
+        self.stats.note(&event.why(failed));
         let mut state = self.state();
         let first = state.queue.failed(item.seq, blame, self.clock.now());
         if let Some(outdated) = state.queue.take_outdated(item.seq) {
@@ -423,9 +430,8 @@ impl Uploads {
         }
         let error = match failed {
             // No attempt can ever succeed.
-            Failed::Gone(e) => return self.give_up(item, &format!("its bytes are gone: {e}")),
-            Failed::Other(e @ RemoteError::Unsupported(_)) => {
-                return self.give_up(item, &e.to_string());
+            Failed::Gone(_) | Failed::Other(RemoteError::Unsupported(_)) => {
+                return self.give_up(item, &failed.to_string());
             }
             Failed::Other(error) => error,
         };
@@ -497,8 +503,8 @@ impl Uploads {
 
     /// Counts an upload that is given up, and puts it on the list.
     fn name_given_up(&self, item: &Item, why: &str) {
-        self.stats.given_up.one();
-        self.stats.given_up_bytes.add(item.bytes);
+        let event = Event::new(What::GivenUp, &item.place.sig).bytes(item.bytes);
+        self.stats.note(&event.why(&why));
         let given_up = GivenUp {
             sig: item.place.sig,
             bytes: item.bytes,

@@ -9,7 +9,11 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str], &str)] = &[
     ("signature", &[], "the nouns that everyone shares"),
     ("clock", &[], "the only one that knows what time it is"),
-    ("stats", &[], "everybody counts, it looks at nobody"),
+    (
+        "stats",
+        &["signature"],
+        "everybody counts, it looks at nobody",
+    ),
     ("sys", &[], "system calls without policy"),
     ("stop", &["sys"], "an event that can be waited for"),
     ("name", &["signature"], "an entry's name is a signature"),

@@ -10,12 +10,30 @@ use crate::signature::Signature;
 
 use super::Waiter;
 
+/// Somebody who waits no longer.
+pub(super) struct Dismissed {
+    pub(super) sig: Signature,
+    /// Since when.
+    pub(super) asked: Duration,
+    pub(super) waiter: Waiter,
+}
+
 /// Somebody who waits.
 struct Waiting {
     asked: Duration,
     /// After this, "not now" is a better answer than none.
     until: Duration,
     waiter: Waiter,
+}
+
+impl Waiting {
+    fn dismissed(self, place: &Place) -> Dismissed {
+        Dismissed {
+            sig: place.sig,
+            asked: self.asked,
+            waiter: self.waiter,
+        }
+    }
 }
 
 /// One fetch under way.
@@ -63,7 +81,7 @@ impl Arrival {
 /// Who waits no longer, and what that says.
 #[derive(Default)]
 pub(super) struct Late {
-    pub(super) waiters: Vec<Waiter>,
+    pub(super) waiters: Vec<Dismissed>,
     /// From when to when somebody waited for the remote in vain, and what is to be said of it.
     pub(super) in_vain: Vec<(Duration, Complaint)>,
 }
@@ -164,11 +182,11 @@ impl Flights {
                 reason,
             };
             match &mut flight.stage {
-                Stage::Queued => take_due(&mut flight.waiting, now, &mut late.waiters),
+                Stage::Queued => take_due(place, &mut flight.waiting, now, &mut late.waiters),
                 Stage::Asked(since) => {
                     let asked = flight.waiting.iter().map(|w| w.asked).min();
                     let before = late.waiters.len();
-                    take_due(&mut flight.waiting, now, &mut late.waiters);
+                    take_due(place, &mut flight.waiting, now, &mut late.waiters);
                     if let (true, Some(asked)) = (late.waiters.len() > before, asked) {
                         let from = asked.max(*since);
                         let waited = now.saturating_sub(from).as_secs_f64();
@@ -179,7 +197,7 @@ impl Flights {
                 Stage::Arriving(arrival) if !flight.waiting.is_empty() => {
                     let window = arrival.pace.window();
                     if let Some(speed) = arrival.too_slow(now) {
-                        let gone = flight.waiting.drain(..).map(|w| w.waiter);
+                        let gone = flight.waiting.drain(..).map(|w| w.dismissed(place));
                         late.waiters.extend(gone);
                         let reason = format!("get: {speed} bytes a second");
                         let from = now.saturating_sub(window);
@@ -193,12 +211,11 @@ impl Flights {
     }
 
     /// Takes out all who wait for an answer.
-    pub(super) fn take_unanswered(&mut self) -> Vec<Waiter> {
-        let flights = self.0.values_mut();
-        let unanswered = flights.filter(|f| !matches!(f.stage, Stage::Arriving(_)));
+    pub(super) fn take_unanswered(&mut self) -> Vec<Dismissed> {
+        let flights = self.0.iter_mut();
+        let unanswered = flights.filter(|(_, f)| !matches!(f.stage, Stage::Arriving(_)));
         unanswered
-            .flat_map(|f| f.waiting.drain(..))
-            .map(|w| w.waiter)
+            .flat_map(|(place, f)| f.waiting.drain(..).map(|w| w.dismissed(place)))
             .collect()
     }
 
@@ -235,8 +252,9 @@ impl Flights {
 }
 
 /// Moves those whose time is over.
-fn take_due(waiting: &mut Vec<Waiting>, now: Duration, to: &mut Vec<Waiter>) {
-    to.extend(waiting.extract_if(.., |w| w.until <= now).map(|w| w.waiter));
+fn take_due(place: &Place, waiting: &mut Vec<Waiting>, now: Duration, to: &mut Vec<Dismissed>) {
+    let due = waiting.extract_if(.., |w| w.until <= now);
+    to.extend(due.map(|w| w.dismissed(place)));
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::tree::Tree;
 use super::{Errno, Fs, errno};
 use crate::name::{Name, Place};
 use crate::signature::{Meta, Signature};
+use crate::stats::event::{Event, What};
 use crate::store::scan::content_len;
 use crate::store::{Fresh, Origin};
 use crate::upload::{Staged, Withdrawn};
@@ -125,7 +126,8 @@ impl Fs {
             }
             return None;
         }
-        self.stats.pushed.one();
+        self.stats
+            .note(&Event::new(What::Pushed, &place.sig).bytes(arrival.len));
         self.fetch.forget_miss(&place.sig);
         arrival.staged.map(|staged| self.uploads.accept(staged))
     }
@@ -185,7 +187,8 @@ impl Fs {
     pub(super) fn commit_in_place(&self, place: &Place, stat: &Stat) {
         let Some(len) = content_len(stat) else { return };
         self.store.added(place, len);
-        self.stats.pushed.one();
+        self.stats
+            .note(&Event::new(What::Pushed, &place.sig).bytes(len));
         self.fetch.forget_miss(&place.sig);
         match self.stage(&self.place_spot(place), place, stat) {
             Ok(staged) => drop(staged.map(|s| self.uploads.accept(s))),

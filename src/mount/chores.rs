@@ -12,6 +12,7 @@ use super::Parts;
 use crate::control::{Removal, Removed};
 use crate::fs::Fs;
 use crate::signature::Signature;
+use crate::stats::event::{Event, What};
 
 /// Chores that may wait; one more is refused.
 pub(super) const WAITING: usize = 64;
@@ -103,6 +104,7 @@ fn remove_one(
             .map(|e| format!("cannot remove it from the disk: {e}"));
         removed.trouble = removed.trouble.or(trouble);
     }
+    parts.stats.note(&Event::new(What::Removed, sig));
     log::info!("removed on request: {removed}");
     removed
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use super::index::{Chooser, footprint};
 use super::{State, Store};
 use crate::name::Place;
+use crate::stats::event::{Event, What};
 
 /// Eviction begins when this part of the limit is used …
 const HIGH_PERCENT: u64 = 95;
@@ -290,8 +291,8 @@ impl Store {
             return None;
         }
         let bytes = self.removed(place);
-        self.stats.evicted.one();
-        self.stats.evicted_bytes.add(bytes);
+        self.stats
+            .note(&Event::new(What::Evicted, &place.sig).bytes(bytes));
         Some(bytes)
     }
 

@@ -24,6 +24,7 @@ use super::scan::each_name;
 use super::sums::{self, Sum};
 use super::{Origin, Store};
 use crate::name::Place;
+use crate::stats::event::{Event, What};
 use crate::sys;
 
 /// Between two rounds: so much can be lost of what was pushed, and the time that a round takes.
@@ -308,7 +309,8 @@ impl Store {
     }
 
     fn lose(&self, mark: &Mark, cause: Errno, lost: Lost<'_>) {
-        self.stats.not_written.one();
+        self.stats
+            .note(&Event::new(What::NotWritten, &mark.place.sig).why(&cause));
         self.note("cannot write an entry", cause);
         log::error!(
             "the backing disk failed to write {}, it is dropped: {cause}",
