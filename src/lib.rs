@@ -46,7 +46,7 @@
 //! | [`fuse`] | requests to `fs` and values to replies; passthrough | policy |
 //! | [`control`] | the socket: status, flush, remove, stop; both ends; the mount table | what a mount is made of |
 //! | [`config`] | remote, mountpoint and `-o` to a valid `Config`; the table of options | environment, files |
-//! | [`mount`] | builds and joins every part, owns every thread | the command line |
+//! | [`mount`] | builds and joins every part, owns every thread; [`mount::handover`]: another version goes on with a mount in use | the command line |
 //! | [`daemon`], [`logging`] | into the background and back with the news, signals, supervisor; where the log goes | what a mount is made of |
 //! | [`cli`] | the commands; the only one that prints, exits or reads the environment | |
 //!
