@@ -149,7 +149,7 @@ mod tests {
         drop(gate.enter());
         let held = Mutex::new(Some(stay));
         let shut = gate
-            .shut(&*clock, Duration::from_secs(20), || {
+            .shut(&*clock, Duration::from_secs(2), || {
                 drop(held.lock().unwrap().take());
             })
             .unwrap();
