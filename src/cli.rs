@@ -6,6 +6,7 @@
 //! To add a command: a child module with its `Args` and `run`, a variant of `Command`, a line in [`run`].
 
 mod check;
+mod configure;
 mod copy;
 mod flush;
 mod helper;
@@ -156,7 +157,9 @@ impl Env {
             environment: Environment::new(std::env::vars_os().filter_map(|(name, value)| {
                 Some((name.into_string().ok()?, value.into_string().ok()?))
             })),
-            log_filter: text("CACHEDIRFS_LOG").or_else(|| text("RUST_LOG")),
+            options: text("CACHEDIRFS_OPTIONS"),
+            log_filter: text("CACHEDIRFS_LOG"),
+            shared_log_filter: text("RUST_LOG"),
             user_id: sys::user_id,
             group_id: sys::group_id,
             disk_size,

@@ -1,16 +1,25 @@
 //! Configuration: from a remote, a mountpoint and `-o` options to a [`Config`] that is valid.
 //!
 //! The options stand in one table, [`options::OPTIONS`]: parsing, `--help` and the test against the man page are all
-//! derived from it. To add an option: a field in [`Config`], a field in `Draft`, a line in the table.
+//! derived from it. To add an option: a field in [`Config`], a field in `Draft`, a line in the table, and one in [`shown`]
+//! for `--print-config`; in [`change`] if it can change while mounted.
+//!
+//! Of what is said in several places one rule decides ([`origin`]): command line or fstab, then the environment, then the
+//! file, then what other programs' variables say, then the default.
 //!
 //! Nothing here reads the environment, opens a file or asks the machine anything: what has to be known of it comes
-//! in as a [`Host`]. No value of an option is ever a secret itself, only the name of the file that holds it, since
+//! in as a [`Host`], and the text of a configuration file as a [`FileConfig`]. No value of an option is ever a secret itself, only the name of the file that holds it, since
 //! options end up in process lists and mount tables.
 
+pub mod change;
+pub mod file;
 pub mod foreign;
+pub mod list;
 pub mod options;
+pub mod origin;
 pub mod places;
 mod relaunch;
+pub mod shown;
 mod spec;
 mod values;
 
@@ -21,6 +30,8 @@ use log::LevelFilter;
 
 use crate::remote::{Environment, RemoteOptions, Secret};
 
+pub use file::FileConfig;
+pub use origin::{Origin, Sayings};
 pub use places::RemoteUrl;
 pub use relaunch::Relaunch;
 pub use spec::{Mode, Shard, Tier};
@@ -116,6 +127,25 @@ pub struct Config {
     pub kernel: KernelFlags,
     /// What is logged and where to.
     pub log: LogOptions,
+    /// The configuration file, if there is one; absolute.
+    pub config_file: Option<PathBuf>,
+    /// What was said of each option, and where.
+    pub said: Sayings,
+}
+
+/// What a configuration is made from, but for the environment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sources<'a> {
+    /// The remote, if it was typed.
+    pub remote: Option<&'a str>,
+    /// The mountpoint, if it was typed.
+    pub mountpoint: Option<&'a Path>,
+    /// The arguments of `-o`, each a comma-separated list.
+    pub options: &'a [String],
+    /// The configuration file.
+    pub file: Option<&'a FileConfig>,
+    /// What is mounted: what is not said of the backing directory and the name stays as it is there.
+    pub running: Option<&'a Config>,
 }
 
 /// When what is renamed into place is uploaded.
@@ -195,8 +225,12 @@ pub struct Host {
     pub bearer: Option<Secret>,
     /// What the clouds' own tools take from the environment.
     pub environment: Environment,
-    /// CACHEDIRFS_LOG or RUST_LOG.
+    /// CACHEDIRFS_OPTIONS: options as for `-o`.
+    pub options: Option<String>,
+    /// CACHEDIRFS_LOG.
     pub log_filter: Option<String>,
+    /// RUST_LOG, which is not meant for us alone.
+    pub shared_log_filter: Option<String>,
     /// The number of a user by name.
     pub user_id: fn(&str) -> Option<u32>,
     /// The number of a group by name.
@@ -237,6 +271,37 @@ pub enum ConfigError {
         "nowhere to keep the cache: neither HOME nor XDG_CACHE_HOME is set; name a directory with -o backing=DIR"
     )]
     NoBacking,
+    /// It stands in the configuration file.
+    #[error("{}:{line}: {error}", path.display())]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong there.
+        error: Box<ConfigError>,
+    },
+    /// Something was not said that has no default.
+    #[error("{0} is missing; name one, or a file that does with -o config=FILE")]
+    Missing(&'static str),
+    /// Something else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl ConfigError {
+    /// The same, said to have happened there, if that is a line of a file.
+    fn at(self, origin: &Origin) -> Self {
+        match (self, origin) {
+            (inside @ Self::InFile { .. }, _) => inside,
+            (error, Origin::File(path, line)) => Self::InFile {
+                path: path.clone(),
+                line: *line,
+                error: Box::new(error),
+            },
+            (error, _) => error,
+        }
+    }
 }
 
 /// The options as typed: what was not said is `None`.
@@ -270,6 +335,8 @@ pub(crate) struct Draft {
     fsname: Option<String>,
     kernel: KernelFlags,
     log: LogOptions,
+    config_file: Option<PathBuf>,
+    said: Sayings,
 }
 
 impl Config {
@@ -281,11 +348,56 @@ impl Config {
         options: &[String],
         host: &Host,
     ) -> Result<Self, ConfigError> {
+        let sources = Sources {
+            remote: Some(remote),
+            mountpoint: Some(mountpoint),
+            options,
+            ..Sources::default()
+        };
+        Self::from_sources(&sources, host)
+    }
+
+    /// The configuration that all sources together give.
+    pub fn from_sources(sources: &Sources<'_>, host: &Host) -> Result<Self, ConfigError> {
         let mut draft = Draft::default();
-        for list in options {
-            options::apply(list, &mut draft)?;
+        if let Some(file) = sources.file {
+            file.apply(&mut draft)?;
         }
-        draft.resolve(remote, mountpoint, host)
+        draft.apply_environment(host)?;
+        for list in sources.options {
+            options::apply(list, &Origin::CommandLine, &mut draft)?;
+        }
+        let from_file = sources.file.and_then(|file| {
+            let (remote, line) = file.remote.as_ref()?;
+            Some((remote.as_str(), file.at(*line)))
+        });
+        let typed = sources.remote.map(|typed| (typed, Origin::CommandLine));
+        let (remote, origin) = typed
+            .or(from_file)
+            .ok_or(ConfigError::Missing("the remote"))?;
+        draft.said.note("remote", remote, &origin);
+        let from_file = sources.file.and_then(|file| {
+            let (mountpoint, line) = file.mountpoint.as_ref()?;
+            Some((mountpoint.as_path(), file.at(*line)))
+        });
+        let typed = sources.mountpoint.map(|typed| (typed, Origin::CommandLine));
+        let (mountpoint, origin) = typed
+            .or(from_file)
+            .ok_or(ConfigError::Missing("the mountpoint"))?;
+        draft.said.note("mountpoint", "", &origin);
+        if let Some(running) = sources.running {
+            draft.backing.get_or_insert(running.backing.clone());
+            draft.fsname.get_or_insert(running.fsname.clone());
+        }
+        let said = draft.said.clone();
+        draft.resolve(remote, mountpoint, host).map_err(|error| {
+            let about = match &error {
+                ConfigError::Value { name, .. } if said.of(name).is_some() => name.clone(),
+                ConfigError::Value { .. } | ConfigError::Remote { .. } => "remote".to_owned(),
+                _ => String::new(),
+            };
+            error.at(&said.origin(&about))
+        })
     }
 
     /// The configuration for talking to a remote without mounting it.
@@ -300,6 +412,27 @@ impl Config {
 }
 
 impl Draft {
+    /// What our own variables say: more than the file, less than the command line.
+    fn apply_environment(&mut self, host: &Host) -> Result<(), ConfigError> {
+        if host.bearer.is_some() {
+            options::forget_credentials(self);
+            let origin = Origin::Environment("CACHEDIRFS_BEARER_TOKEN");
+            self.said.note("bearer_file", "", &origin);
+        }
+        if let Some(filter) = &host.log_filter {
+            self.log.level = None;
+            self.log.filter = Some(filter.clone());
+            let origin = Origin::Environment("CACHEDIRFS_LOG");
+            self.said.note("log_level", filter, &origin);
+        }
+        let Some(list) = &host.options else {
+            return Ok(());
+        };
+        let origin = Origin::Environment("CACHEDIRFS_OPTIONS");
+        options::apply(list, &origin, self)
+            .map_err(|err| ConfigError::Other(format!("CACHEDIRFS_OPTIONS: {err}")))
+    }
+
     fn resolve(
         mut self,
         remote: &str,
@@ -361,6 +494,8 @@ impl Draft {
             kernel: self.kernel,
             log: log_options(self.log, host),
             run_dir: places::run_dir(host),
+            config_file: self.config_file.map(|file| host.cwd.join(file)),
+            said: self.said,
             remote,
             tiers,
             mountpoint,
@@ -392,7 +527,7 @@ fn remote_options(typed: RemoteOptions, host: &Host) -> RemoteOptions {
 fn log_options(typed: LogOptions, host: &Host) -> LogOptions {
     LogOptions {
         level: typed.level,
-        filter: host.log_filter.clone(),
+        filter: typed.filter.or_else(|| host.shared_log_filter.clone()),
         file: typed.file.map(|f| host.cwd.join(f)),
     }
 }

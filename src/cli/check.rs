@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, options};
+use crate::config::options;
 use crate::mount;
 use crate::remote::{Content, Put, Remote, RemoteError};
 use crate::signature::{Meta, Signature};
 
-use super::{Env, Exit, Failure, plural, say};
+use super::{Env, Exit, Failure, configure, plural, say};
 
 const CONTENT: &[u8] = b"Written by `cachedirfs check`. It can be removed.\n";
 
@@ -29,7 +29,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, env: &Env) -> Result<Exit, Failure> {
-    let config = Config::unmounted(&args.remote, &args.options, &env.host)
+    let config = configure::unmounted(&args.remote, &args.options, env)
         .map_err(|err| Failure::new(Exit::Usage, err))?;
     let clock = SystemClock::shared();
     let remotes = mount::open_remotes(&config).map_err(|err| {

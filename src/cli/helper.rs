@@ -13,8 +13,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::{Env, Exit, Failure, complain, mount, umount};
-use crate::config::{foreign, options};
+use super::configure::Typed;
+use super::{Env, Exit, Failure, complain, mount, real_path, umount};
+use crate::config::{foreign, list, options};
 
 /// Which program we are called as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,9 +130,9 @@ fn mount_as(args: MountArgs, env: &Env) -> Result<Exit, Failure> {
     enter(args.namespace.as_deref())?;
     let mut options = args.options;
     if args.sloppy {
-        for list in &mut options {
-            let (known, unknown) = options::known(list);
-            *list = known;
+        for given in &mut options {
+            let (known, unknown) = list::known(given);
+            *given = known;
             for option in unknown {
                 complain(format_args!(
                     "option `{option}` is not known here and is left out"
@@ -145,9 +146,11 @@ fn mount_as(args: MountArgs, env: &Env) -> Result<Exit, Failure> {
         }
     }
     let request = mount::Request {
-        remote: &args.remote,
-        mountpoint: &args.mountpoint,
-        options: &options,
+        typed: Typed {
+            remote: Some(args.remote),
+            mountpoint: Some(real_path(&args.mountpoint, &env.host.cwd)),
+            options,
+        },
         foreground: false,
         fake: args.fake,
         verbose: args.verbose,

@@ -1,8 +1,9 @@
 //! `cachedirfs mount`: checks what can be checked, then goes into the background and waits until the mount answers.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::clock::SystemClock;
+use crate::config::shown::shown;
 use crate::config::{Config, options};
 use crate::daemon::{self, Side, Supervisor};
 use crate::logging::{self, Audience};
@@ -10,7 +11,8 @@ use crate::mount::MountError;
 use crate::mount::handover::State;
 use crate::sys;
 
-use super::{Env, Exit, Failure, complain, preflight, real_path};
+use super::configure::{self, Typed};
+use super::{Env, Exit, Failure, complain, preflight, real_path, say};
 
 /// Mount a remote cache on a directory
 ///
@@ -18,23 +20,24 @@ use super::{Env, Exit, Failure, complain, preflight, real_path};
 #[derive(clap::Args)]
 #[command(after_help = options::help())]
 pub(super) struct Args {
-    /// URL of the remote, see cachedirfs(1); several are separated by white space
-    remote: String,
-    /// An existing directory
-    mountpoint: PathBuf,
+    /// URL of the remote, see cachedirfs(1); several are separated by white space. May be left out with -o config=FILE
+    remote: Option<String>,
+    /// An existing directory. May be left out with -o config=FILE
+    mountpoint: Option<PathBuf>,
     /// Options, as below
     #[arg(short, value_name = "OPTION,...")]
     options: Vec<String>,
     /// Stay in the foreground and log to standard error
     #[arg(short, long)]
     foreground: bool,
+    /// Print every option, its value and where it comes from, as a configuration file, and mount nothing
+    #[arg(long)]
+    print_config: bool,
 }
 
 /// What is to be mounted, and how.
-pub(super) struct Request<'a> {
-    pub(super) remote: &'a str,
-    pub(super) mountpoint: &'a Path,
-    pub(super) options: &'a [String],
+pub(super) struct Request {
+    pub(super) typed: Typed,
     pub(super) foreground: bool,
     /// Only checks what can be checked.
     pub(super) fake: bool,
@@ -42,10 +45,20 @@ pub(super) struct Request<'a> {
 }
 
 pub(super) fn run(args: &Args, env: &Env) -> Result<Exit, Failure> {
+    let mountpoint = args.mountpoint.as_deref();
+    let typed = Typed {
+        remote: args.remote.clone(),
+        mountpoint: mountpoint.map(|path| real_path(path, &env.host.cwd)),
+        options: args.options.clone(),
+    };
+    if args.print_config {
+        shown(&configure::mounted(&typed, env)?)
+            .iter()
+            .for_each(say);
+        return Ok(Exit::Done);
+    }
     let request = Request {
-        remote: &args.remote,
-        mountpoint: &args.mountpoint,
-        options: &args.options,
+        typed,
         foreground: args.foreground,
         fake: false,
         verbose: false,
@@ -53,14 +66,13 @@ pub(super) fn run(args: &Args, env: &Env) -> Result<Exit, Failure> {
     start(&request, env)
 }
 
-pub(super) fn start(request: &Request<'_>, env: &Env) -> Result<Exit, Failure> {
-    let mountpoint = real_path(request.mountpoint, &env.host.cwd);
-    let mut config = Config::new(request.remote, &mountpoint, request.options, &env.host)
-        .map_err(|err| Failure::new(Exit::Usage, err))?;
+pub(super) fn start(request: &Request, env: &Env) -> Result<Exit, Failure> {
+    let mut config = configure::mounted(&request.typed, env)?;
     config.relaunch = Some(env.relaunch());
     if let Some(number) = env.handover {
         return resume(config, number, request.foreground, env);
     }
+    let mountpoint = config.mountpoint.clone();
     let warnings =
         preflight::check(&config, env.path.as_deref()).map_err(|why| cannot(&config, why))?;
     let (remote, shown) = (config.remote_shown(), mountpoint.display().to_string());

@@ -14,7 +14,7 @@ use crate::signature::{Meta, Signature};
 
 use super::patience::Patience;
 use super::progress::Progress;
-use super::{Env, Exit, Failure, plural, say};
+use super::{Env, Exit, Failure, configure, plural, say};
 
 /// Objects from which on a listing is cheaper than a look at each.
 pub(super) const LIST_FROM: u64 = 1000;
@@ -198,7 +198,7 @@ pub(super) fn open(
     env: &Env,
 ) -> Result<(std::sync::Arc<dyn Remote>, Config), Failure> {
     let wrong = |error: &dyn std::fmt::Display| Failure::new(Exit::Usage, error);
-    let config = Config::unmounted(url, options, &env.host).map_err(|error| wrong(&error))?;
+    let config = configure::unmounted(url, options, env).map_err(|error| wrong(&error))?;
     let remote = mount::open_remote(&config).map_err(|error| wrong(&error))?;
     Ok((remote, config))
 }

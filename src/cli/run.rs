@@ -19,6 +19,7 @@ use crate::control::line::line;
 use crate::daemon::{self, Side};
 use crate::sys::{self, EndSignals};
 
+use super::configure::{self, Typed};
 use super::{Env, Exit, Failure, complain, mount, our_mount, preflight, real_path, umount};
 
 /// How a shell says that it cannot execute a command, and that there is none.
@@ -37,8 +38,8 @@ const VARIABLE: &str = "CACHEDIRFS_DIR";
 #[derive(clap::Args)]
 #[command(after_help = options::help())]
 pub(super) struct Args {
-    /// URL of the remote
-    remote: String,
+    /// URL of the remote. May be left out with -o config=FILE
+    remote: Option<String>,
     /// Options, as below
     #[arg(short, value_name = "OPTION,...")]
     options: Vec<String>,
@@ -69,8 +70,12 @@ pub(super) fn run(args: &Args, env: &Env) -> ExitCode {
 fn run_in(args: &Args, env: &Env) -> Result<u8, Failure> {
     let place = Place::new(args.at.as_deref(), env)?;
     let mountpoint = real_path(&place.path, &env.host.cwd);
-    let config = Config::new(&args.remote, &mountpoint, &args.options, &env.host)
-        .map_err(|err| Failure::new(Exit::Usage, err))?;
+    let typed = Typed {
+        remote: args.remote.clone(),
+        mountpoint: Some(mountpoint.clone()),
+        options: args.options.clone(),
+    };
+    let config = configure::mounted(&typed, env)?;
     if !args.visible
         && let Err(err) = sys::own_mounts()
     {

@@ -4,7 +4,6 @@ use std::io;
 use std::path::Path;
 use std::sync::Mutex;
 
-use crate::config::Config;
 use crate::mount;
 use crate::remote::{Remote, RemoteError};
 use crate::signature::Signature;
@@ -12,7 +11,7 @@ use crate::store::verify::{Backing, Task, Verdict};
 
 use super::parallel::in_parallel;
 use super::progress::Progress;
-use super::{Env, Exit, Failure, plural, say};
+use super::{Env, Exit, Failure, configure, plural, say};
 
 /// Objects of a remote that are looked at at once: most of the time each waits for the network.
 const REMOTE_THREADS: usize = 8;
@@ -177,7 +176,7 @@ fn check_entry(backing: &Backing, task: &Task, repair: bool, report: &Report) {
 }
 
 fn verify_remote(args: &Args, env: &Env) -> Result<Exit, Failure> {
-    let config = Config::unmounted(&args.what, &args.options, &env.host)
+    let config = configure::unmounted(&args.what, &args.options, env)
         .map_err(|err| Failure::new(Exit::Usage, err))?;
     let cannot = |err: &dyn std::fmt::Display| {
         Failure::new(

@@ -1,7 +1,7 @@
 //! Options of other file systems and of mount(8) itself, that are taken so that an fstab works as it is: what they would
 //! mean is done already, or has no meaning here.
 
-use super::options::{name_of, split};
+use super::list::{name_of, split};
 
 /// Options of mount(8) that mean nothing to us, or that mount(8) itself has acted on.
 static ACCEPTED: &[&str] = &[

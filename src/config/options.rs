@@ -1,10 +1,9 @@
-//! The table of `-o` options, and the reading of a list of them.
-//!
-//! A list is comma-separated; `\,` stands for a comma in a value and `\\` for a backslash, any other backslash is
-//! itself. A switch is written `name`, `noname` or `name=on|off`.
+//! The table of `-o` options, and what each does. A switch is written `name`, `noname` or `name=on|off`.
 
 use std::time::Duration;
 
+use super::list::{name_of, split};
+use super::origin::Origin;
 use super::values::{
     amount, count, duration, mask, some_amount, some_duration, speed, switch, threads,
 };
@@ -27,8 +26,13 @@ pub struct OptionSpec {
 
 impl OptionSpec {
     /// Whether it can be said of one remote alone.
-    fn is_of_one_remote(&self) -> bool {
+    pub(super) fn is_of_one_remote(&self) -> bool {
         self.field.starts_with("remote.") || ["key_file.", "lookup_timeout."].contains(&self.field)
+    }
+
+    /// Whether its value is a path.
+    pub(super) fn is_path(&self) -> bool {
+        matches!(self.value, Some("FILE" | "DIR"))
     }
 }
 
@@ -227,65 +231,92 @@ pub static OPTIONS: &[OptionSpec] = &[
     ),
     valued!("fsname", "NAME", "the remote without credentials",
         "source shown in the mount table", some_text => fsname),
+    valued!("config", "FILE", "none",
+        "a file (TOML) with what is said neither here nor in the environment", some_text => config_file),
 ];
 
-type SetFlag = fn(&mut Draft);
-
-/// Options of mount(8) that a file system is handed and that change something here.
-static KERNEL: &[(&str, SetFlag)] = &[
-    ("rw", |d| d.ro = Some(false)),
-    ("suid", |d| d.kernel.nosuid = false),
-    ("nosuid", |d| d.kernel.nosuid = true),
-    ("dev", |d| d.kernel.nodev = false),
-    ("nodev", |d| d.kernel.nodev = true),
-    ("exec", |d| d.kernel.noexec = false),
-    ("noexec", |d| d.kernel.noexec = true),
-    ("noatime", |d| d.kernel.noatime = true),
-    ("atime", |d| d.kernel.noatime = false),
-];
-
-/// A list without what nobody knows, and that: for a mount that is to be sloppy.
-pub fn known(list: &str) -> (String, Vec<String>) {
-    let is_known = |option: &String| {
-        let name = name_of(option);
-        let on_list = KERNEL.iter().any(|(known, _)| *known == name) || foreign::is_accepted(name);
-        option.is_empty() || on_list || find(name, option.split_once('=').map(|(_, v)| v)).is_ok()
-    };
-    let (known, unknown): (Vec<_>, Vec<_>) = split(list).into_iter().partition(is_known);
-    let escaped = known
-        .iter()
-        .map(|option| option.replace('\\', "\\\\").replace(',', "\\,"));
-    (escaped.collect::<Vec<_>>().join(","), unknown)
+/// An option of mount(8) that a file system is handed and that changes something here.
+pub(super) struct Flag {
+    pub(super) name: &'static str,
+    /// What it switches, and to what.
+    pub(super) of: &'static str,
+    to: bool,
 }
 
-pub(super) fn name_of(option: &str) -> &str {
-    option.split_once('=').map_or(option, |(name, _)| name)
+const fn flag(name: &'static str, of: &'static str, to: bool) -> Flag {
+    Flag { name, of, to }
+}
+
+static KERNEL: &[Flag] = &[
+    flag("rw", "ro", false),
+    flag("suid", "nosuid", false),
+    flag("nosuid", "nosuid", true),
+    flag("dev", "nodev", false),
+    flag("nodev", "nodev", true),
+    flag("exec", "noexec", false),
+    flag("noexec", "noexec", true),
+    flag("noatime", "noatime", true),
+    flag("atime", "noatime", false),
+];
+
+impl Flag {
+    fn set(&self, on: bool, draft: &mut Draft) {
+        let kernel = &mut draft.kernel;
+        match self.of {
+            "nosuid" => kernel.nosuid = on,
+            "nodev" => kernel.nodev = on,
+            "noexec" => kernel.noexec = on,
+            "noatime" => kernel.noatime = on,
+            _ => draft.ro = Some(on),
+        }
+    }
+}
+
+pub(super) fn kernel_flag(name: &str) -> Option<&'static Flag> {
+    KERNEL.iter().find(|flag| flag.name == name)
 }
 
 /// Applies a comma-separated list of options.
-pub(super) fn apply(list: &str, draft: &mut Draft) -> Result<(), ConfigError> {
-    split(list)
+pub(super) fn apply(list: &str, origin: &Origin, draft: &mut Draft) -> Result<(), ConfigError> {
+    let options = split(list);
+    let mut names = options.iter().map(|option| name_of(option));
+    if names.any(|name| CREDENTIALS.contains(&name)) {
+        // Whoever says how to log in means it instead of what was said less urgently.
+        forget_credentials(draft);
+    }
+    options
         .iter()
         .filter(|option| !option.is_empty())
-        .try_for_each(|option| apply_one(option, draft))
+        .try_for_each(|option| {
+            let (name, value) = match option.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (option.as_str(), None),
+            };
+            apply_one(name, value, origin, draft)
+        })
 }
 
-fn apply_one(option: &str, draft: &mut Draft) -> Result<(), ConfigError> {
-    let (name, value) = match option.split_once('=') {
-        Some((name, value)) => (name, Some(value)),
-        None => (option, None),
-    };
-    if value.is_none()
-        && let Some((_, set)) = KERNEL.iter().find(|(known, _)| *known == name)
-    {
-        set(draft);
+/// Applies one option.
+pub(super) fn apply_one(
+    name: &str,
+    value: Option<&str>,
+    origin: &Origin,
+    draft: &mut Draft,
+) -> Result<(), ConfigError> {
+    if let (Some(flag), None | Some("on" | "off")) = (kernel_flag(name), value) {
+        let on = flag.to == (value != Some("off"));
+        flag.set(on, draft);
+        let text = if on { "on" } else { "off" };
+        draft.said.note(flag.of, text, origin);
         return Ok(());
     }
     if foreign::is_accepted(name) {
         return Ok(());
     }
     let (spec, value) = find(name, value)?;
-    (spec.set)(draft, value).map_err(|why| wrong(name, why))
+    (spec.set)(draft, value).map_err(|why| wrong(name, why))?;
+    draft.said.note(spec.name, value, origin);
+    Ok(())
 }
 
 /// Applies an attribute of one remote. What is not understood may be anything, so it is not repeated.
@@ -313,11 +344,18 @@ pub(super) fn apply_attribute(attribute: &str, draft: &mut Draft) -> Result<(), 
 
 /// Whoever logs in to one remote in a way of its own does not do so in the way of all.
 fn forget_other_credentials(name: &str, draft: &mut Draft) {
-    let files = ["basic_file", "bearer_file", "netrc_file"];
-    if files.contains(&name) {
-        let remote = &mut draft.remote;
-        (remote.basic_file, remote.bearer_file, remote.netrc_file) = (None, None, None);
+    if CREDENTIALS.contains(&name) {
+        forget_credentials(draft);
     }
+}
+
+/// The ways to log in, of which one counts.
+const CREDENTIALS: [&str; 3] = ["basic_file", "bearer_file", "netrc_file"];
+
+pub(super) fn forget_credentials(draft: &mut Draft) {
+    let remote = &mut draft.remote;
+    (remote.basic_file, remote.bearer_file, remote.netrc_file) = (None, None, None);
+    CREDENTIALS.iter().for_each(|name| draft.said.forget(name));
 }
 
 fn percent_decoded(text: &str) -> Result<String, String> {
@@ -337,12 +375,16 @@ fn percent_decoded(text: &str) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|_| "is not UTF-8".into())
 }
 
+/// The option of that name.
+pub(super) fn by_name(name: &str) -> Option<&'static OptionSpec> {
+    OPTIONS.iter().find(|spec| spec.name == name)
+}
+
 /// The option that `name` means, and its value in full.
-fn find<'a>(
+pub(super) fn find<'a>(
     name: &str,
     value: Option<&'a str>,
 ) -> Result<(&'static OptionSpec, &'a str), ConfigError> {
-    let by_name = |wanted: &str| OPTIONS.iter().find(|spec| spec.name == wanted);
     let negated = || {
         name.strip_prefix("no")
             .and_then(by_name)
@@ -362,32 +404,11 @@ fn find<'a>(
     }
 }
 
-fn wrong(name: &str, why: String) -> ConfigError {
+pub(super) fn wrong(name: &str, why: String) -> ConfigError {
     ConfigError::Value {
         name: name.to_owned(),
         why,
     }
-}
-
-/// Splits a list at its commas and takes the escapes out.
-pub(super) fn split(list: &str) -> Vec<String> {
-    let mut options = vec![String::new()];
-    let mut chars = list.chars().peekable();
-    while let Some(c) = chars.next() {
-        let escaped = if c == '\\' {
-            chars.next_if(|next| matches!(next, ',' | '\\'))
-        } else {
-            None
-        };
-        match (c, escaped) {
-            (',', _) => options.push(String::new()),
-            _ => options
-                .last_mut()
-                .expect("never empty")
-                .push(escaped.unwrap_or(c)),
-        }
-    }
-    options
 }
 
 /// The known name that needs the fewest edits to become, if it is close enough to have been meant.
@@ -402,7 +423,7 @@ fn closest(typed: &str) -> Option<&'static str> {
     let typed = typed.to_ascii_lowercase().replace('-', "_");
     let names = OPTIONS.iter().map(|spec| spec.name);
     let names = names
-        .chain(KERNEL.iter().map(|(name, _)| *name))
+        .chain(KERNEL.iter().map(|flag| flag.name))
         .chain(foreign::accepted());
     let (edits, name) = names
         .map(|name| (edits(&typed, name), name))

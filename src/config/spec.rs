@@ -60,6 +60,8 @@ pub struct Tier {
     pub lookup_timeout: Duration,
     /// The tier as a whole, without credentials.
     pub shown: String,
+    /// What stands behind it: `|ro|layout=flat`. Names of files, never what is in them.
+    pub attributes: String,
 }
 
 /// A part of a tier.
@@ -162,6 +164,11 @@ fn tier(
         key_file,
         lookup_timeout: own.lookup_timeout.unwrap_or(default_timeout),
         shown,
+        attributes: attributes
+            .split('|')
+            .filter(|text| !text.is_empty())
+            .map(|text| format!("|{text}"))
+            .collect(),
     }))
 }
 

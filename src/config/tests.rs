@@ -12,7 +12,9 @@ fn host() -> Host {
         runtime_dir: None,
         bearer: None,
         environment: Environment::default(),
+        options: None,
         log_filter: None,
+        shared_log_filter: None,
         user_id: |name| (name == "build").then_some(501),
         group_id: |name| (name == "ci").then_some(502),
         disk_size: |_| Some(1000 * GIB),
@@ -260,7 +262,7 @@ proptest! {
     #[test]
     fn commas_and_backslashes_in_values_come_through(names in prop::collection::vec("[ -~]{1,12}", 1..5)) {
         let escaped: Vec<_> = names.iter().map(|n| n.replace('\\', "\\\\").replace(',', "\\,")).collect();
-        prop_assert_eq!(options::split(&escaped.join(",")), names);
+        prop_assert_eq!(list::split(&escaped.join(",")), names);
     }
 }
 
