@@ -13,6 +13,7 @@ pub mod places;
 mod spec;
 mod values;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -112,6 +113,8 @@ pub struct Config {
     pub kernel: KernelFlags,
     /// What is logged and where to.
     pub log: LogOptions,
+    /// Where metrics and the status page are served.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// When what is renamed into place is uploaded.
@@ -266,6 +269,7 @@ pub(crate) struct Draft {
     fsname: Option<String>,
     kernel: KernelFlags,
     log: LogOptions,
+    metrics: Option<SocketAddr>,
 }
 
 impl Config {
@@ -355,6 +359,7 @@ impl Draft {
             fsname: self.fsname.unwrap_or_else(|| remote.to_string()),
             kernel: self.kernel,
             log: log_options(self.log, host),
+            metrics: self.metrics,
             run_dir: places::run_dir(host),
             remote,
             tiers,

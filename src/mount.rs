@@ -28,6 +28,7 @@ use crate::control::server::Server;
 use crate::fetch::{self, Fetch};
 use crate::fs::{self, Fs};
 use crate::fuse::{FuseFs, Hands, Invalidator, Passthrough};
+use crate::metrics::server::Standing;
 use crate::name::PRIVATE_DIR;
 use crate::remote::{KeyError, RemoteError};
 use crate::stats::Stats;
@@ -114,6 +115,8 @@ struct Parts {
     passthrough: Arc<Passthrough>,
     hands: Arc<Hands>,
     chores: crossbeam_channel::Sender<Chore>,
+    /// Where metrics are served, if anywhere.
+    metrics: Arc<Standing>,
     drain_millis: AtomicU64,
     /// Asked once: unmount. Asked again: do not drain.
     stop: Stop,
@@ -152,6 +155,7 @@ impl Mount {
         // Before the mount answers anything: whoever sees that it does can ask how it is.
         let server_stop = Stop::new()?;
         let server = parts.serve(server_stop.clone())?;
+        workers::metrics(&mut helpers, &parts)?;
         let session = threads::spawn("session", move || {
             if let Err(e) = session.run() {
                 log::error!("the FUSE session ended: {e}");
@@ -265,6 +269,7 @@ impl Parts {
         let parts = Self {
             drain_millis: AtomicU64::new(millis(config.drain_timeout)),
             started: clock.now(),
+            metrics: Arc::default(),
             passthrough: Arc::new(Passthrough::new(off)),
             hands: Arc::new(Hands::new(config.event_threads)?),
             fetch: Arc::new(fetch),
