@@ -23,6 +23,7 @@ pub mod shown;
 mod spec;
 mod values;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -127,6 +128,8 @@ pub struct Config {
     pub kernel: KernelFlags,
     /// What is logged and where to.
     pub log: LogOptions,
+    /// Where metrics and the status page are served.
+    pub metrics: Option<SocketAddr>,
     /// The configuration file, if there is one; absolute.
     pub config_file: Option<PathBuf>,
     /// What was said of each option, and where.
@@ -337,6 +340,7 @@ pub(crate) struct Draft {
     log: LogOptions,
     config_file: Option<PathBuf>,
     said: Sayings,
+    metrics: Option<SocketAddr>,
 }
 
 impl Config {
@@ -493,6 +497,7 @@ impl Draft {
             fsname: self.fsname.unwrap_or_else(|| remote.to_string()),
             kernel: self.kernel,
             log: log_options(self.log, host),
+            metrics: self.metrics,
             run_dir: places::run_dir(host),
             config_file: self.config_file.map(|file| host.cwd.join(file)),
             said: self.said,

@@ -8,7 +8,7 @@
 //! ask for more. This module does not know what a mount is made of: it talks to a [`Controlled`].
 
 pub mod client;
-mod human;
+pub mod human;
 pub mod line;
 pub mod lists;
 pub mod mounts;
@@ -20,7 +20,8 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use serde::{Deserialize, Serialize};
 
-use crate::stats::Snapshot;
+use crate::stats::histogram::Distribution;
+use crate::stats::{Snapshot, Times};
 pub use lists::{BATCH, Divergence, GivenUp, Removed};
 
 /// Longest request or answer. Ours take well under a tenth; what is longer is no friend's.
@@ -111,6 +112,62 @@ pub struct Status {
     pub disk_trouble: Option<String>,
     /// Whether all entries on disk are counted and known to eviction already.
     pub index_complete: bool,
+    /// How long remotes took.
+    pub latencies: Latencies,
+    /// Where metrics and the status page are served; absent when they are not.
+    pub metrics: Option<String>,
+    /// Why they are not, although they should be.
+    pub metrics_trouble: Option<String>,
+}
+
+/// How long remotes took since the mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Latencies {
+    /// From the request to the whole object on the disk.
+    pub fetch: Latency,
+    /// From the request to "no such object".
+    pub miss: Latency,
+    /// From the request to the failure.
+    pub failure: Latency,
+    /// Uploads that succeeded.
+    pub upload: Latency,
+}
+
+/// Of one kind of call; the median and what 99% stayed below are as good as the classes of the histogram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Latency {
+    /// How many there were. The rest is zero if there were none.
+    pub count: u64,
+    /// How long all took together, in microseconds.
+    pub total_micros: u64,
+    /// In microseconds.
+    pub median_micros: u64,
+    /// In microseconds.
+    pub p99_micros: u64,
+}
+
+impl From<&Times> for Latencies {
+    fn from(times: &Times) -> Self {
+        Self {
+            fetch: times.fetch.get().into(),
+            miss: times.miss.get().into(),
+            failure: times.failure.get().into(),
+            upload: times.upload.get().into(),
+        }
+    }
+}
+
+impl From<Distribution> for Latency {
+    fn from(seen: Distribution) -> Self {
+        Self {
+            count: seen.count(),
+            total_micros: seen.micros,
+            median_micros: seen.quantile(500).unwrap_or_default(),
+            p99_micros: seen.quantile(990).unwrap_or_default(),
+        }
+    }
 }
 
 /// How one of the remotes is doing.

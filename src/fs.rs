@@ -162,9 +162,11 @@ impl Fs {
         }
     }
 
-    fn was_used(&self, place: &Place) {
+    /// The entry at `place` was opened, or its link read; it has `bytes` of content.
+    fn was_used(&self, place: &Place, bytes: u64) {
         self.store.touch(place);
-        self.stats.note(&Event::new(What::Hit, &place.sig));
+        let hit = Event::new(What::Hit, &place.sig).bytes(bytes);
+        self.stats.note(&hit);
         if let Some(uses) = self.uses.get() {
             uses(place);
         }

@@ -45,6 +45,7 @@
 //! | [`fs`] | the file system: one method an operation, returning values | replies, threads, network |
 //! | [`fuse`] | requests to `fs` and values to replies; passthrough | policy |
 //! | [`control`] | the socket: status, flush, remove, stop; both ends; the mount table | what a mount is made of |
+//! | [`metrics`] | what Prometheus and a browser are shown of a mount, and the last day of it | files, remotes, the file system |
 //! | [`config`] | remote, mountpoint and `-o` to a valid `Config`; the table of options | environment, files |
 //! | [`mount`] | builds and joins every part, owns every thread; [`mount::handover`]: another version goes on with a mount in use | the command line |
 //! | [`daemon`], [`logging`] | into the background and back with the news, signals, supervisor; where the log goes | what a mount is made of |
@@ -58,7 +59,7 @@
 //! ```text
 //!  main -> cli -> config, control, logging
 //!           '--> daemon -> mount              mount builds and wires all below
-//!  fuse                      control::server
+//!  fuse                      control::server, metrics
 //!    v                           v
 //!   fs ---------> upload, fetch, upkeep > stats
 //!    |              v        v
@@ -108,6 +109,7 @@ pub mod fetch;
 pub mod fs;
 pub mod fuse;
 pub mod logging;
+pub mod metrics;
 pub mod mount;
 pub mod name;
 pub mod object;

@@ -30,6 +30,8 @@ use crate::fetch::{self, Fetch};
 use crate::fs::{self, Fs};
 use crate::fuse::link::Link;
 use crate::fuse::{Hands, Invalidator, Passthrough};
+
+use crate::metrics::server::Standing;
 use crate::name::PRIVATE_DIR;
 use crate::remote::{KeyError, RemoteError};
 use crate::stats::Stats;
@@ -117,6 +119,8 @@ struct Parts {
     passthrough: Arc<Passthrough>,
     hands: Arc<Hands>,
     chores: crossbeam_channel::Sender<Chore>,
+    /// Where metrics are served, if anywhere.
+    metrics: Arc<Standing>,
     drain_millis: AtomicU64,
     /// Asked once: unmount. Asked again: do not drain.
     stop: Stop,
@@ -193,6 +197,7 @@ impl Mount {
         // Before the mount answers anything: whoever sees that it does can ask how it is.
         let server_stop = Stop::new()?;
         let server = parts.serve(server_stop.clone())?;
+        workers::metrics(&mut helpers, &parts)?;
         if let Some(devices) = devices {
             handover::resend(devices)?;
         }
@@ -315,6 +320,7 @@ impl Parts {
             link: Arc::default(),
             fs: OnceLock::new(),
             device: OnceLock::new(),
+            metrics: Arc::default(),
             passthrough: Arc::new(Passthrough::new(off)),
             hands: Arc::new(Hands::new(config.event_threads)?),
             fetch: Arc::new(fetch),

@@ -48,6 +48,8 @@ macro_rules! counters {
 counters! {
     /// Opens and link reads of entries that were on the backing disk.
     hits,
+    /// Content bytes of those.
+    hit_bytes,
     /// Lookups that the remote answered with "no such object".
     misses,
     /// Lookups answered from memory of a recent miss.
@@ -147,7 +149,7 @@ impl Stats {
 
     fn counters_of(&self, what: What) -> (Option<&Counter>, Option<&Counter>) {
         let (counter, bytes) = match what {
-            What::Hit => (&self.hits, None),
+            What::Hit => (&self.hits, Some(&self.hit_bytes)),
             What::RecentMiss => (&self.recent_misses, None),
             What::NotAsked | What::FetchFailed => (&self.failed_fetches, None),
             What::Late => (&self.late_fetches, None),

@@ -156,7 +156,10 @@ fn flags_in_help(command: &str) -> BTreeSet<String> {
     let lines = help
         .lines()
         .filter(|line| line.trim_start().starts_with('-'));
-    let words = lines.flat_map(|line| line.split([' ', ',']).filter(|word| word.starts_with('-')));
+    let words = lines.flat_map(|line| {
+        line.split([' ', ',', '['])
+            .filter(|word| word.starts_with('-'))
+    });
     let flags = words.filter(|word| !matches!(*word, "-h" | "--help" | "-"));
     set(flags.map(str::to_owned))
 }

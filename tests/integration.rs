@@ -56,6 +56,9 @@ mod verify;
 /// Moving in: a CacheDir or a remote to another remote; listing, pruning.
 mod moving;
 
+/// `metrics=ADDR`: Prometheus' own checker, a real browser, and whoever may come along; `status --watch` and `--ci`.
+mod metrics;
+
 /// Real SCons builds: every version, two machines, options, users, a real project.
 mod scons;
 

@@ -72,6 +72,11 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
         &["clock", "config", "stats", "stop", "sys"],
         "shows the counters; the config says where mounts are found",
     ),
+    (
+        "metrics",
+        &["clock", "control", "stats", "stop"],
+        "shows what the status has, and times",
+    ),
     ("logging", &["config", "sys"], "the config says where to"),
     (
         "mount",
@@ -82,6 +87,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
             "fetch",
             "fs",
             "fuse",
+            "metrics",
             "name",
             "remote",
             "signature",

@@ -1,12 +1,16 @@
 //! `cachedirfs status`: how one mount is doing, or all of them.
 
+mod watch;
+
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::control::Status;
 use crate::control::client::{Client, ClientError};
+use crate::control::line::line;
 use crate::control::mounts::{MountTable, Mounted};
 
 use super::{Env, Exit, Failure, complain, real_path, say};
@@ -19,6 +23,21 @@ pub(super) struct Args {
     /// As JSON: one object for a path, a list for all mounts
     #[arg(long)]
     json: bool,
+    /// In one line, for the log of a build
+    #[arg(long, conflicts_with_all = ["json", "divergent", "given_up"])]
+    ci: bool,
+    /// Again and again, with what happens a second; every 2 seconds if none are given
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "2",
+        requires = "path",
+        conflicts_with_all = ["json", "ci", "divergent", "given_up"],
+        value_parser = clap::value_parser!(u64).range(1..=86400)
+    )]
+    watch: Option<u64>,
     /// List the pushes that differ from what the remote holds, the last thousand since the mount
     #[arg(long, requires = "path")]
     divergent: bool,
@@ -32,7 +51,7 @@ pub(super) fn run(args: &Args, env: &Env) -> Result<Exit, Failure> {
         .map_err(|err| Failure::new(Exit::Failed, format!("cannot read the mount table: {err}")))?;
     match &args.path {
         Some(path) => one(&table, &real_path(path, &env.host.cwd), args, env),
-        None => all(&table, args.json, env),
+        None => all(&table, args, env),
     }
 }
 
@@ -43,6 +62,9 @@ fn one(table: &MountTable, path: &Path, args: &Args, env: &Env) -> Result<Exit, 
             format!("{}: no cachedirfs is mounted there", path.display()),
         ));
     };
+    if let Some(seconds) = args.watch {
+        return watch::run(mounted, Duration::from_secs(seconds), env);
+    }
     let client = || Client::connect(mounted, &env.run_dir());
     let shown = if args.divergent {
         collect(|after| client()?.divergent(after), |one| one.number)
@@ -51,7 +73,7 @@ fn one(table: &MountTable, path: &Path, args: &Args, env: &Env) -> Result<Exit, 
         collect(|after| client()?.given_up(after), |one| one.number)
             .map(|list| show_list(&list, args.json))
     } else {
-        ask(mounted, env).map(|status| show(&status, args.json))
+        ask(mounted, env).map(|status| show(&status, args))
     };
     shown.map_err(|err| Failure::new(Exit::Failed, trouble(mounted, &err)))?;
     Ok(Exit::Done)
@@ -82,7 +104,7 @@ fn show_list<T: Serialize + Display>(list: &[T], json: bool) {
 }
 
 /// Shows all that answer, and complains about the rest.
-fn all(table: &MountTable, json: bool, env: &Env) -> Result<Exit, Failure> {
+fn all(table: &MountTable, args: &Args, env: &Env) -> Result<Exit, Failure> {
     let mut exit = Exit::Done;
     let mut found = Vec::new();
     for mounted in table.ours() {
@@ -94,8 +116,11 @@ fn all(table: &MountTable, json: bool, env: &Env) -> Result<Exit, Failure> {
             }
         }
     }
-    if json {
+    if args.json {
         show_json(&found);
+    } else if args.ci {
+        let line = |status: &Status| say(format_args!("{}: {}", status.mountpoint, line(status)));
+        found.iter().for_each(line);
     } else {
         found.iter().for_each(say);
     }
@@ -119,9 +144,11 @@ fn trouble(mounted: &Mounted, err: &ClientError) -> String {
     }
 }
 
-fn show(status: &Status, json: bool) {
-    if json {
+fn show(status: &Status, args: &Args) {
+    if args.json {
         show_json(status);
+    } else if args.ci {
+        say(line(status));
     } else {
         say(status.to_string().trim_end());
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::list::{name_of, split};
 use super::origin::Origin;
 use super::values::{
-    amount, count, duration, mask, some_amount, some_duration, speed, switch, threads,
+    address, amount, count, duration, mask, some_amount, some_duration, speed, switch, threads,
 };
 use super::{ConfigError, Draft, Push, foreign};
 
@@ -210,6 +210,8 @@ pub static OPTIONS: &[OptionSpec] = &[
         "off, error, warn, info, debug or trace", level_filter => log.level),
     valued!("log_file", "FILE", "syslog, in the foreground standard error",
         "append the log to a file", some_text => log.file),
+    valued!("metrics", "ADDR", "none",
+        "address, IP:PORT, at which Prometheus metrics and a status page are served", address => metrics),
     OptionSpec {
         name: "remote",
         value: Some("REMOTE"),

@@ -1,5 +1,6 @@
 //! Values of options: amounts, durations, switches, counts. Each parser says what would have been right.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// An amount of disk.
@@ -136,6 +137,16 @@ pub(super) fn threads(text: &str) -> Result<usize, String> {
     }
 }
 
+/// An address to listen at. No names are looked up: what they mean can change, and who may ask with it.
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    let address = text
+        .strip_prefix("localhost:")
+        .map_or_else(|| text.parse(), |port| format!("127.0.0.1:{port}").parse());
+    address.map_err(|_| {
+        "expected an address and a port such as 127.0.0.1:9469 or [::1]:9469; port 0 takes a free one".into()
+    })
+}
+
 /// Permission bits in octal.
 pub(super) fn mask(text: &str) -> Result<u32, String> {
     let bits = u32::from_str_radix(text, 8)
@@ -202,6 +213,29 @@ mod tests {
             "4000000000",
         ] {
             assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_address_has_a_port_and_no_name() {
+        for (text, means) in [
+            ("127.0.0.1:9469", "127.0.0.1:9469"),
+            ("localhost:80", "127.0.0.1:80"),
+            ("[::1]:0", "[::1]:0"),
+            ("0.0.0.0:1", "0.0.0.0:1"),
+        ] {
+            assert_eq!(address(text).map(|a| a.to_string()), Ok(means.to_owned()));
+        }
+        for bad in [
+            "",
+            "9469",
+            ":9469",
+            "127.0.0.1",
+            "::1:80:",
+            "host:80",
+            "127.0.0.1:65536",
+        ] {
+            assert!(address(bad).is_err(), "{bad}");
         }
     }
 

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::{RemoteStatus, Status};
+use super::{Latencies, RemoteStatus, Status};
+use crate::stats::Snapshot;
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -15,11 +16,17 @@ impl fmt::Display for Status {
             row(f, "remote", &self.remote())?;
         }
         row(f, "hits", &self.hits())?;
+        if let Some(misses) = self.misses() {
+            row(f, "misses", &misses)?;
+        }
         row(
             f,
             "fetched",
             &counted(self.counters.fetched, self.counters.fetched_bytes),
         )?;
+        if let Some(latencies) = self.latencies.said() {
+            row(f, "latency", &latencies)?;
+        }
         row(f, "pushed", &self.pushed())?;
         row(f, "pending", &self.pending_text())?;
         row(f, "disk", &self.disk())?;
@@ -30,6 +37,9 @@ impl fmt::Display for Status {
             row(f, "trouble", &trouble)?;
         }
         row(f, "kernel", &self.kernel())?;
+        if let Some(metrics) = self.metrics() {
+            row(f, "metrics", &metrics)?;
+        }
         row(
             f,
             "daemon",
@@ -40,6 +50,61 @@ impl fmt::Display for Status {
                 span(self.uptime_seconds)
             ),
         )
+    }
+}
+
+/// A counter that is not zero, and what it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// Its name.
+    pub counter: &'static str,
+    /// What it stands at.
+    pub number: u64,
+    /// What it counts: one of them, or several.
+    pub noun: &'static str,
+}
+
+impl Snapshot {
+    /// Lookups that were not served, by the counter that counts them, and why.
+    pub fn absences(&self) -> [(u64, &'static str, &'static str); 5] {
+        [
+            (self.misses, "misses", "not on the remote"),
+            (self.failed_fetches, "failed_fetches", "failed or not asked"),
+            (self.late_fetches, "late_fetches", "too late"),
+            (self.corrupt, "corrupt", "corrupt"),
+            (self.no_room, "no_room", "without room"),
+        ]
+    }
+
+    /// Lookups, but for those that were answered from memory of a miss.
+    pub fn asked(&self) -> u64 {
+        self.hits + self.absences().iter().map(|(n, ..)| n).sum::<u64>()
+    }
+
+    /// How many percent of those were hits, with one decimal; `None` if there were none.
+    pub fn hit_percent(&self) -> Option<String> {
+        let asked = self.asked();
+        (asked > 0).then(|| percent(self.hits, asked))
+    }
+}
+
+impl Latencies {
+    /// Median and p99 of each kind there was.
+    fn said(&self) -> Option<String> {
+        let kinds = [
+            ("fetch", self.fetch),
+            ("miss", self.miss),
+            ("failure", self.failure),
+            ("upload", self.upload),
+        ];
+        let some = kinds.iter().filter(|(_, seen)| seen.count > 0);
+        let said: Vec<_> = some
+            .map(|(name, seen)| {
+                let (median, p99) = (took(seen.median_micros), took(seen.p99_micros));
+                format!("{name} {median} (p99 {p99})")
+            })
+            .collect();
+        (!said.is_empty()).then(|| said.join(", "))
     }
 }
 
@@ -74,24 +139,38 @@ impl Status {
         }
     }
 
-    /// Lookups of entries that could not be served.
-    pub(super) fn absent(&self) -> u64 {
-        let c = &self.counters;
-        c.misses + c.failed_fetches + c.late_fetches + c.corrupt + c.no_room
+    fn hits(&self) -> String {
+        let (hits, asked) = (self.counters.hits, self.counters.asked());
+        match self.counters.hit_percent() {
+            None => "none asked for yet".into(),
+            Some(percent) => {
+                let size = bytes(self.counters.hit_bytes);
+                let (hits, asked) = (grouped(hits), grouped(asked));
+                format!("{percent}% ({hits} of {asked}), {size} of content")
+            }
+        }
     }
 
-    fn hits(&self) -> String {
-        let hits = self.counters.hits;
-        let asked = hits + self.absent();
-        if asked == 0 {
-            return "none asked for yet".into();
+    /// Why entries were not had.
+    fn misses(&self) -> Option<String> {
+        let c = &self.counters;
+        let mut said: Vec<_> = c
+            .absences()
+            .into_iter()
+            .filter(|(n, ..)| *n > 0)
+            .map(|(n, _, why)| format!("{} {why}", grouped(n)))
+            .collect();
+        if c.recent_misses > 0 {
+            said.push(format!("{} more were known", grouped(c.recent_misses)));
         }
-        format!(
-            "{}% ({} of {})",
-            percent(hits, asked),
-            grouped(hits),
-            grouped(asked)
-        )
+        (!said.is_empty()).then(|| said.join(", "))
+    }
+
+    fn metrics(&self) -> Option<String> {
+        match (&self.metrics, &self.metrics_trouble) {
+            (Some(address), _) => Some(format!("http://{address}/")),
+            (None, trouble) => trouble.clone(),
+        }
     }
 
     fn pushed(&self) -> String {
@@ -145,23 +224,60 @@ impl Status {
         )
     }
 
-    fn trouble(&self) -> Option<String> {
+    /// What should not have happened since the mount, and did.
+    pub fn troubles(&self) -> Vec<Counted> {
         let c = &self.counters;
         let kinds = [
-            (c.failed_fetches, "failed fetch", "failed fetches"),
-            (c.late_fetches, "late fetch", "late fetches"),
-            (c.upload_errors, "upload error", "upload errors"),
-            (c.given_up, "upload given up", "uploads given up"),
-            (c.corrupt, "corrupt object", "corrupt objects"),
-            (c.no_room, "object without room", "objects without room"),
-            (c.diverged, "divergent push", "divergent pushes"),
-            (c.disk_errors, "disk error", "disk errors"),
-            (c.panics, "panic", "panics"),
+            (
+                "failed_fetches",
+                c.failed_fetches,
+                "failed fetch",
+                "failed fetches",
+            ),
+            ("late_fetches", c.late_fetches, "late fetch", "late fetches"),
+            (
+                "upload_errors",
+                c.upload_errors,
+                "upload error",
+                "upload errors",
+            ),
+            (
+                "given_up",
+                c.given_up,
+                "upload given up",
+                "uploads given up",
+            ),
+            ("corrupt", c.corrupt, "corrupt object", "corrupt objects"),
+            (
+                "no_room",
+                c.no_room,
+                "object without room",
+                "objects without room",
+            ),
+            ("diverged", c.diverged, "divergent push", "divergent pushes"),
+            (
+                "not_written",
+                c.not_written,
+                "entry not written",
+                "entries not written",
+            ),
+            ("disk_errors", c.disk_errors, "disk error", "disk errors"),
+            ("panics", c.panics, "panic", "panics"),
         ];
-        let said: Vec<_> = kinds
+        let some = kinds.into_iter().filter(|(_, number, ..)| *number > 0);
+        some.map(|(counter, number, one, many)| Counted {
+            counter,
+            number,
+            noun: if number == 1 { one } else { many },
+        })
+        .collect()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let troubles = self.troubles();
+        let said: Vec<_> = troubles
             .iter()
-            .filter(|(n, ..)| *n > 0)
-            .map(|(n, one, many)| numbered(*n, one, many))
+            .map(|one| format!("{} {}", grouped(one.number), one.noun))
             .collect();
         (!said.is_empty()).then(|| said.join(", "))
     }
@@ -189,13 +305,13 @@ fn counted(objects: u64, size: u64) -> String {
 }
 
 /// One decimal, rounded down: 100.0 means all.
-fn percent(part: u64, whole: u64) -> String {
+pub fn percent(part: u64, whole: u64) -> String {
     let tenths = u128::from(part) * 1000 / u128::from(whole);
     format!("{}.{}", tenths / 10, tenths % 10)
 }
 
 /// 1234567 as 1,234,567.
-fn grouped(number: u64) -> String {
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -207,7 +323,8 @@ fn grouped(number: u64) -> String {
     text
 }
 
-pub(super) fn bytes(number: u64) -> String {
+/// With a unit of 1024s.
+pub fn bytes(number: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if number < 1024 {
         return format!("{number} B");
@@ -218,7 +335,20 @@ pub(super) fn bytes(number: u64) -> String {
     format!("{}.{} {unit}", tenths / 10, tenths % 10)
 }
 
-pub(super) fn span(seconds: u64) -> String {
+/// Microseconds as people say them: `0.4 ms`, `12 ms`, `1.2 s`, `2 min 5 s`.
+pub fn took(micros: u64) -> String {
+    match micros {
+        0..10_000 => format!("{}.{} ms", micros / 1000, micros % 1000 / 100),
+        10_000..1_000_000 => format!("{} ms", micros / 1000),
+        1_000_000..60_000_000 => {
+            format!("{}.{} s", micros / 1_000_000, micros % 1_000_000 / 100_000)
+        }
+        _ => span(micros / 1_000_000),
+    }
+}
+
+/// Seconds as people say them.
+pub fn span(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
     match seconds {
         0..60 => format!("{seconds} s"),
@@ -231,8 +361,7 @@ pub(super) fn span(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::Pending;
-    use crate::stats::Snapshot;
+    use crate::control::{Latency, Pending};
 
     #[test]
     fn numbers_are_in_units_of_people() {
@@ -245,6 +374,10 @@ mod tests {
             [
                 "0 B", "1023 B", "1.0 KiB", "1.5 KiB", "20.0 GiB", "15.9 EiB"
             ]
+        );
+        assert_eq!(
+            [0, 450, 9_999, 12_345, 1_250_000, 61_000_000].map(took),
+            ["0.0 ms", "0.4 ms", "9.9 ms", "12 ms", "1.2 s", "1 min 1 s"]
         );
         assert_eq!(
             [59, 61, 3660, 90_000].map(span),
@@ -297,7 +430,9 @@ mod tests {
             mountpoint: "/mnt/c".into(),
             counters: Snapshot {
                 hits: 941,
+                hit_bytes: 3072,
                 misses: 50,
+                recent_misses: 7,
                 failed_fetches: 9,
                 pushed: 3,
                 ..Snapshot::default()
@@ -310,12 +445,25 @@ mod tests {
             remote_state: "failing".into(),
             remote_trouble: Some("connection refused".into()),
             remote_since_seconds: 72,
+            latencies: Latencies {
+                fetch: Latency {
+                    count: 2,
+                    total_micros: 30_000,
+                    median_micros: 12_000,
+                    p99_micros: 1_500_000,
+                },
+                ..Latencies::default()
+            },
+            metrics: Some("127.0.0.1:9469".into()),
             ..Status::default()
         };
         let text = status.to_string();
         for part in [
             "https://host/c on /mnt/c\n",
-            "94.1% (941 of 1,000)",
+            "94.1% (941 of 1,000), 3.0 KiB of content\n",
+            "  misses   50 not on the remote, 9 failed or not asked, 7 more were known\n",
+            "  latency  fetch 12 ms (p99 1.5 s)\n",
+            "  metrics  http://127.0.0.1:9469/\n",
             "2 (2.0 KiB), the oldest for 1 min 1 s",
             "trouble  9 failed fetches\n",
             "remote   failing for 1 min 12 s, lookups are misses and uploads wait: connection refused\n",

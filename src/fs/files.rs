@@ -146,7 +146,8 @@ impl Fs {
         let (kind, fd) = self.open_node(&tree, ino, flags)?;
         drop(tree);
         if let Some(place) = entry {
-            self.was_used(&place);
+            let len = rustix::fs::fstat(&fd).map_or(0, |stat| stat.st_size);
+            self.was_used(&place, u64::try_from(len).unwrap_or_default());
         }
         Ok(self.add_handle(&mut self.tree_mut(), &kind, ino, fd, false))
     }

@@ -119,7 +119,7 @@ impl Fs {
             rustix::fs::readlinkat(spot.at(root), "", Vec::new())?
         };
         if let Some(place) = self.entry_of(&tree, ino) {
-            self.was_used(&place);
+            self.was_used(&place, target.to_bytes().len() as u64);
         }
         Ok(OsString::from_vec(target.into_bytes()))
     }

@@ -13,7 +13,8 @@ use super::{Parts, millis};
 use crate::config::{Mode, Push};
 use crate::control::lists::Copy;
 use crate::control::{
-    BATCH, Controlled, Divergence, GivenUp, Pending, RemoteStatus, Removal, Removed, Status,
+    BATCH, Controlled, Divergence, GivenUp, Latencies, Pending, RemoteStatus, Removal, Removed,
+    Status,
 };
 use crate::remote::Remote;
 
@@ -57,6 +58,9 @@ impl Controlled for Controls {
             remotes: parts.remotes.leaves.iter().map(remote_status).collect(),
             disk_trouble: parts.store.trouble(),
             index_complete: usage.complete,
+            latencies: Latencies::from(&parts.stats.times),
+            metrics: parts.metrics.address().map(|a| a.to_string()),
+            metrics_trouble: parts.metrics.trouble(),
         }
     }
 

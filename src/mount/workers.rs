@@ -6,9 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Parts;
+use super::controls::Controls;
 use super::threads::{self, Threads};
 use crate::config::Push;
+use crate::control::Controlled;
 use crate::fs::Fs;
+use crate::metrics;
 use crate::name::Place;
 use crate::remote::Remote;
 use crate::sys;
@@ -105,6 +108,21 @@ pub(super) fn upkeep(threads: &mut Threads, parts: &Arc<Parts>) -> io::Result<()
     threads.spawn_loop("upkeep", &parts.stats, &parts.over, move || {
         threads::give_way(UPLOAD_NICENESS);
         upkeep.run_worker();
+    })
+}
+
+/// Serves metrics and the status page, if somewhere, until all is over.
+pub(super) fn metrics(threads: &mut Threads, parts: &Arc<Parts>) -> io::Result<()> {
+    let Some(address) = parts.config.metrics else {
+        return Ok(());
+    };
+    let controls = Controls(parts.clone());
+    let status = Box::new(move || controls.status());
+    let (stats, clock) = (parts.stats.clone(), parts.clock.clone());
+    let server = metrics::server::Server::new(address, status, stats, clock, parts.metrics.clone());
+    let over = parts.over.clone();
+    threads.spawn_loop("metrics", &parts.stats, &parts.over, move || {
+        server.run(&over);
     })
 }
 

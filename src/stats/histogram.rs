@@ -62,6 +62,22 @@ impl Distribution {
     pub fn count(&self) -> u64 {
         self.classes.iter().sum()
     }
+
+    /// In how many microseconds this many of a thousand were done, as far as the classes tell: within one they are
+    /// taken to lie evenly, as Prometheus does. What took longer than all limits counts as the last. `None` without any.
+    pub fn quantile(&self, per_mille: u64) -> Option<u64> {
+        let wanted = u128::from(self.count()) * u128::from(per_mille);
+        let (mut below, mut from) = (0_u128, 0);
+        for (class, to) in self.classes.iter().zip(LIMITS_MICROS) {
+            let here = u128::from(*class) * 1000;
+            if here > 0 && below + here >= wanted {
+                let into = u128::from(to - from) * (wanted - below) / here;
+                return Some(from + u64::try_from(into).unwrap_or(u64::MAX));
+            }
+            (below, from) = (below + here, to);
+        }
+        (self.count() > 0).then_some(from)
+    }
 }
 
 #[cfg(test)]
@@ -78,6 +94,32 @@ mod tests {
         assert_eq!((seen.classes[0], seen.classes[1]), (2, 1));
         assert_eq!((seen.classes[15], seen.classes[16]), (1, 1));
         assert_eq!((seen.count(), seen.micros), (5, 1_200_000_502));
+    }
+
+    #[test]
+    fn quantiles_lie_where_the_classes_say() {
+        let histogram = Histogram::default();
+        assert_eq!(histogram.get().quantile(500), None);
+        for _ in 0..90 {
+            histogram.add(Duration::from_micros(800));
+        }
+        for _ in 0..10 {
+            histogram.add(Duration::from_millis(200));
+        }
+        let seen = histogram.get();
+        assert_eq!(
+            seen.quantile(450),
+            Some(750),
+            "half of those of 500 to 1000"
+        );
+        assert_eq!(seen.quantile(900), Some(1_000));
+        assert_eq!(
+            seen.quantile(990),
+            Some(235_000),
+            "nine tenths of those of 100 to 250 ms"
+        );
+        histogram.add(Duration::from_secs(5000));
+        assert_eq!(histogram.get().quantile(1000), Some(600_000_000));
     }
 
     #[test]
