@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::values::{
-    amount, count, duration, mask, some_amount, some_duration, speed, switch, threads,
+    Amount, amount, count, duration, mask, some_amount, some_duration, speed, switch, threads,
 };
 use super::{ConfigError, Draft, Push, foreign};
 
@@ -31,6 +31,11 @@ impl OptionSpec {
         self.field.starts_with("remote.") || ["key_file.", "lookup_timeout."].contains(&self.field)
     }
 }
+
+/// Least size of a file of events: a few hundred of them.
+const LEAST_FILE: u64 = 64 * 1024;
+/// Most files of events: each rotation renames all of them.
+const MOST_FILES: u64 = 1000;
 
 /// An option with a value.
 macro_rules! valued {
@@ -206,6 +211,12 @@ pub static OPTIONS: &[OptionSpec] = &[
         "off, error, warn, info, debug or trace", level_filter => log.level),
     valued!("log_file", "FILE", "syslog, in the foreground standard error",
         "append the log to a file", some_text => log.file),
+    valued!("events", "FILE", "none",
+        "write what happens to entries to a file, a line of JSON each; see cachedirfs why", some_text => events),
+    valued!("events_size", "SIZE", "64M",
+        "size at which the file of events is rotated", file_size => events_size),
+    valued!("events_files", "N", "4",
+        "older files of events that are kept", kept => events_files),
     OptionSpec {
         name: "remote",
         value: Some("REMOTE"),
@@ -455,6 +466,18 @@ fn touch(text: &str) -> Result<Option<Duration>, String> {
         "off" => Ok(None),
         time => some_duration(time).map(Some),
     }
+}
+
+fn file_size(text: &str) -> Result<u64, String> {
+    match amount(text)? {
+        Amount::Bytes(bytes @ LEAST_FILE..) => Ok(bytes),
+        _ => Err("expected 64K or more".into()),
+    }
+}
+
+fn kept(text: &str) -> Result<u64, String> {
+    let kept = text.parse().ok().filter(|n| *n <= MOST_FILES);
+    kept.ok_or_else(|| format!("expected a number from 0 to {MOST_FILES}"))
 }
 
 fn push(text: &str) -> Result<Push, String> {
