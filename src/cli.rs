@@ -8,6 +8,7 @@
 mod check;
 mod configure;
 mod copy;
+mod diff;
 mod flush;
 mod helper;
 mod ls;
@@ -25,6 +26,7 @@ mod status;
 mod umount;
 mod upgrade;
 mod verify;
+mod why;
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -47,9 +49,11 @@ Exit status:
    0  done
    1  failed; for flush: something is not on the remote yet; for rm: something is not removed;
       for verify: something is wrong; for push and copy: something is not there;
-      for prune: something is not removed, or the rest is too large
+      for prune: something is not removed, or the rest is too large;
+      for why: it is neither here nor on a remote; for diff: something is different
    2  the command line is wrong; for flush and rm: the mount could not be asked;
-      for verify, push, copy, ls and prune: nothing could be done
+      for verify, push, copy, ls and prune: nothing could be done;
+      for why and diff: it could not be found out
   32  could not be mounted or unmounted";
 
 /// A remote build cache as a SCons CacheDir.
@@ -75,6 +79,8 @@ enum Command {
     Copy(copy::Args),
     Ls(ls::Args),
     Prune(prune::Args),
+    Why(why::Args),
+    Diff(diff::Args),
 }
 
 /// How a command ends.
@@ -124,6 +130,8 @@ pub fn run() -> ExitCode {
         Command::Copy(args) => copy::run(&args, &env),
         Command::Ls(args) => ls::run(&args, &env),
         Command::Prune(args) => prune::run(&args, &env),
+        Command::Why(args) => why::run(&args, &env),
+        Command::Diff(args) => diff::run(&args, &env),
     };
     let exit = end.unwrap_or_else(|failure| {
         complain(&failure.message);

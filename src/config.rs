@@ -39,6 +39,7 @@ pub use spec::{Mode, Shard, Tier};
 pub use values::{Amount, amount, duration};
 
 const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
 const GIB: u64 = KIB * KIB * KIB;
 
 /// Default of `size`. It is taken by halves of small disks: see [`MAX_SHARE`].
@@ -57,6 +58,10 @@ const PENDING_SHARE: u8 = 75;
 /// Default of `lookup_timeout`. A dead remote may cost a build three seconds in all: this much of waiting, and what it takes
 /// to notice that it was in vain.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Default of `events_size`: some 300,000 events.
+const DEFAULT_EVENTS_SIZE: u64 = 64 * MIB;
+/// Default of `events_files`.
+const DEFAULT_EVENTS_FILES: u64 = 4;
 /// Most event loops by default: more only compete for the kernel's request queue.
 const MAX_EVENT_THREADS: usize = 16;
 
@@ -134,6 +139,19 @@ pub struct Config {
     pub config_file: Option<PathBuf>,
     /// What was said of each option, and where.
     pub said: Sayings,
+    /// Where it is written what happens to entries, if anywhere.
+    pub events: Option<EventsOptions>,
+}
+
+/// The event log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventsOptions {
+    /// The file; absolute.
+    pub file: PathBuf,
+    /// Bytes of one file.
+    pub size: u64,
+    /// Files that are kept besides.
+    pub files: u64,
 }
 
 /// What a configuration is made from, but for the environment.
@@ -341,6 +359,9 @@ pub(crate) struct Draft {
     config_file: Option<PathBuf>,
     said: Sayings,
     metrics: Option<SocketAddr>,
+    events: Option<PathBuf>,
+    events_size: Option<u64>,
+    events_files: Option<u64>,
 }
 
 impl Config {
@@ -498,6 +519,11 @@ impl Draft {
             kernel: self.kernel,
             log: log_options(self.log, host),
             metrics: self.metrics,
+            events: self.events.map(|file| EventsOptions {
+                file: host.cwd.join(file),
+                size: self.events_size.unwrap_or(DEFAULT_EVENTS_SIZE),
+                files: self.events_files.unwrap_or(DEFAULT_EVENTS_FILES),
+            }),
             run_dir: places::run_dir(host),
             config_file: self.config_file.map(|file| host.cwd.join(file)),
             said: self.said,

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::stats::histogram::Distribution;
 use crate::stats::{Snapshot, Times};
-pub use lists::{BATCH, Divergence, GivenUp, Removed};
+pub use lists::{BATCH, Divergence, Entry, GivenUp, Holding, Removed};
 
 /// Longest request or answer. Ours take well under a tenth; what is longer is no friend's.
 pub const MAX_LINE: usize = 64 * 1024;
@@ -51,6 +51,10 @@ pub trait Controlled: Send + Sync {
 
     /// Begins to remove objects; what became of them comes through the channel. The error says why it cannot be begun.
     fn remove(&self, removal: Removal) -> Result<Receiver<Vec<Removed>>, String>;
+
+    /// What is known of one entry here, and if `ask`, what each remote says of it now. It comes through the channel. The error
+    /// says why it cannot be found out.
+    fn entry(&self, signature: &str, ask: bool) -> Result<Receiver<Entry>, String>;
 
     /// From now on an unmount waits this long for uploads, instead of what was configured.
     fn set_drain_timeout(&self, timeout: Duration);
@@ -112,6 +116,8 @@ pub struct Status {
     pub disk_trouble: Option<String>,
     /// Whether all entries on disk are counted and known to eviction already.
     pub index_complete: bool,
+    /// The file of events; absent when there is none.
+    pub events: Option<String>,
     /// How long remotes took.
     pub latencies: Latencies,
     /// Where metrics and the status page are served; absent when they are not.
@@ -239,6 +245,13 @@ pub enum Request {
         /// Those with a higher number than this.
         after: u64,
     },
+    /// What is known of one entry? Answer when that is known.
+    Entry {
+        /// Its signature.
+        signature: String,
+        /// Ask the remotes, too.
+        remotes: bool,
+    },
     /// Answer when they are removed.
     Remove(Removal),
     /// Become that program. There is an answer only if that cannot be.
@@ -273,12 +286,17 @@ pub enum Answer {
     /// To [`Request::GivenUp`], likewise.
     #[serde(rename = "given_up")]
     GivenUp(Vec<GivenUp>),
+    /// To [`Request::Entry`].
+    Entry(Entry),
     /// To [`Request::Remove`].
     Removed(Vec<Removed>),
     /// To [`Request::Stop`].
     Stopped {
         /// How many objects go to the remote with the next mount only.
         left: u64,
+        /// What the mount did, in a line.
+        #[serde(default)]
+        summary: String,
     },
     /// To what was not understood or not allowed.
     Error(String),

@@ -214,6 +214,7 @@ fn watch(signals: &EndSignals, over: &Stop, stop: &dyn Fn()) {
 
 fn log_end(config: &Config, summary: &Summary) {
     let mountpoint = config.mountpoint.display();
+    log::info!("{mountpoint} in short: {}", summary.line);
     match summary.pending_left {
         0 => log::info!("{mountpoint} is unmounted; everything pushed is on the remote"),
         1 => log::warn!(

@@ -199,14 +199,18 @@ impl Fetch {
 
     /// Calls `waiter` when the entry is here, known to be absent, or when that takes too long.
     pub fn ask(&self, place: Place, waiter: Waiter) {
-        let well = self.remote.trouble_about(&place.sig).is_none();
+        let trouble = self.remote.trouble_about(&place.sig);
         let now = self.clock.now();
         let mut state = self.state();
-        let accepted = well && (state.flights.has(&place) || state.begin(place));
+        let accepted = trouble.is_none() && (state.flights.has(&place) || state.begin(place));
         if !accepted {
             // The remote is in trouble, we are stopped, or more lookups wait than make sense.
             drop(state);
-            self.stats.note(&Event::new(What::NotAsked, &place.sig));
+            let why = trouble.map_or("too many fetches wait, or the mount ends".to_owned(), |t| {
+                t.reason
+            });
+            self.stats
+                .note(&Event::new(What::NotAsked, &place.sig).why(&why));
             waiter(Outcome::Unknown);
             return;
         }
@@ -471,8 +475,12 @@ impl Fetch {
         let mut state = self.state();
         let waiters = state.flights.land(place);
         drop(state);
-        for waiter in waiters {
-            waiter(outcome);
+        let now = self.clock.now();
+        for waited in waiters {
+            let event = Event::new(What::Waited, &waited.sig);
+            self.stats
+                .note(&event.took(now.saturating_sub(waited.asked)));
+            (waited.waiter)(outcome);
         }
     }
 

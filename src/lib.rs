@@ -36,6 +36,7 @@
 //! | [`signature`], [`name`] | the nouns; a path parsed once, at the door | files, remotes, the kernel |
 //! | [`clock`], [`sys`], [`stop`] | time; every `unsafe` block; a request to stop | everything of ours |
 //! | [`stats`] | the counters and times, shared by all; [`stats::event`]: what happens to an entry, said once at the place where it is decided | who counts, who listens |
+//! | [`events`] | the event log: its lines, its writer with rotation, its reader; why an entry was missed, what changed between two builds | what a mount is made of, the command line |
 //! | [`object`] | the format: content to payload, blob to content that verifies itself | remotes, keys, directories |
 //! | [`remote`] | the contract, the list of schemes, `file`, `http`, `bazel`, `grpc`, `cloud` (`s3`, `gs`, `az`), `redis`, `memory`; `retry`, `breaker` and `deadline` around any of them, `shards` and `tiers` over several | disk layout, file system, kernel |
 //! | [`store`] | the backing directory: lock, layout, index, eviction, the one way in for bytes, power cuts, hashes | network, remotes, uploads, kernel |
@@ -105,6 +106,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod events;
 pub mod fetch;
 pub mod fs;
 pub mod fuse;

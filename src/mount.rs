@@ -6,9 +6,11 @@
 mod chores;
 mod controls;
 pub mod handover;
+mod looking;
 mod remotes;
 mod runner;
 mod session;
+mod telling;
 mod threads;
 mod workers;
 
@@ -24,8 +26,11 @@ use rustix::process::{Resource, Rlimit};
 
 use crate::clock::Clock;
 use crate::config::{Config, Push};
+use crate::control::line::line;
 use crate::control::mounts::MountTable;
 use crate::control::server::Server;
+use crate::control::{Controlled, Status};
+use crate::events::{Events, EventsError};
 use crate::fetch::{self, Fetch};
 use crate::fs::{self, Fs};
 use crate::fuse::link::Link;
@@ -81,16 +86,21 @@ pub enum MountError {
         /// What to do.
         hint: &'static str,
     },
+    /// The event log cannot be written.
+    #[error("{0}")]
+    Events(#[from] EventsError),
     /// Something else.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
-/// What is left when a mount has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a mount has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
     /// Objects that are not on the remote yet.
     pub pending_left: u64,
+    /// What it did, in a line.
+    pub line: String,
 }
 
 /// A running mount.
@@ -102,6 +112,8 @@ pub struct Mount {
     uploaders: Threads,
     /// What brings entries to the disk.
     syncer: Threads,
+    /// What writes the event log.
+    teller: Threads,
     server: JoinHandle<()>,
     server_stop: Stop,
 }
@@ -116,6 +128,7 @@ struct Parts {
     uploads: Arc<Uploads>,
     upkeep: Option<Arc<Upkeep>>,
     stats: Arc<Stats>,
+    events: Option<Arc<Events>>,
     passthrough: Arc<Passthrough>,
     hands: Arc<Hands>,
     chores: crossbeam_channel::Sender<Chore>,
@@ -181,6 +194,8 @@ impl Mount {
         parts.device.get_or_init(|| device);
         parts.fs.get_or_init(|| fs.clone());
 
+        let mut teller = Threads::default();
+        telling::spawn(&mut teller, &parts)?;
         let mut helpers = Threads::default();
         let mut uploaders = Threads::default();
         workers::fetchers(&mut helpers, &parts, &jobs.fetch)?;
@@ -212,6 +227,7 @@ impl Mount {
             helpers,
             uploaders,
             syncer,
+            teller,
             server,
             server_stop,
         })
@@ -221,6 +237,12 @@ impl Mount {
     pub fn stopper(&self) -> Box<dyn Fn() + Send + Sync> {
         let parts = self.parts.clone();
         Box::new(move || parts.ask_to_stop())
+    }
+
+    /// What opens the event log anew, after somebody has moved its file away.
+    pub fn reopener(&self) -> Box<dyn Fn() + Send + Sync> {
+        let events = self.parts.events.clone();
+        Box::new(move || events.iter().for_each(|events| events.reopen()))
     }
 
     /// Stays until it is unmounted and drained.
@@ -238,10 +260,16 @@ impl Mount {
             self.uploaders.join_within(&*parts.clock, LAST_HELPERS);
         }
         self.syncer.join_within(&*parts.clock, LAST_SYNC);
+        let last: Status = Controls(parts.clone()).status();
+        if let Some(events) = &parts.events {
+            events.end(line(&last), last.counters.clone());
+            self.teller.join_within(&*parts.clock, LAST_HELPERS);
+        }
         self.server_stop.ask();
         threads::join(self.server);
         Summary {
-            pending_left: parts.uploads.pending().count,
+            pending_left: last.pending.objects,
+            line: line(&last),
         }
     }
 }
@@ -272,6 +300,8 @@ impl Parts {
         prepare(&remotes)?;
         let store = Store::open(&config.backing, limits, clock.clone(), stats.clone())?;
         let store = Arc::new(store);
+        // It may not be in the backing directory, which is there by now.
+        let events = telling::open(&config, umask, &clock, &stats)?;
         let uploads = Uploads::new(
             store.clone(),
             remotes.writing.clone(),
@@ -334,6 +364,7 @@ impl Parts {
             store,
             remotes,
             stats,
+            events,
         };
         let jobs = Jobs {
             fetch: receive,

@@ -291,6 +291,12 @@ impl Store {
         rustix::fs::statat(&self.root, place.path(), AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
+    /// The length of the entry at `place`, if it is on the disk.
+    pub fn len_of(&self, place: &Place) -> Option<u64> {
+        let stat = rustix::fs::statat(&self.root, place.path(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        u64::try_from(stat.st_size).ok()
+    }
+
     /// Somebody asked for the entry at `place`.
     pub fn touch(&self, place: &Place) {
         let now = self.now_ms();

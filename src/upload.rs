@@ -221,6 +221,11 @@ impl Uploads {
         self.state().queue.is_under_way(sig)
     }
 
+    /// Whether an upload of that signature waits or is under way.
+    pub fn is_pending(&self, sig: &Signature) -> bool {
+        self.state().queue.is_pending(sig)
+    }
+
     /// At most `most` of the divergences whose number is above `after`.
     pub fn divergences(&self, after: u64, most: usize) -> Vec<(u64, Divergence)> {
         self.state().diverged.page(after, most)

@@ -6,13 +6,17 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use cachedirfs::config::options::OPTIONS;
+use cachedirfs::events::Record;
+use cachedirfs::events::record::{Moment, OTHERS};
 use cachedirfs::object::{HEADER_MAX, read_header};
 use cachedirfs::remote::reapi::{ActionResult, Digest, action_key};
 use cachedirfs::remote::{RemoteError, RemoteOptions, open};
-use cachedirfs::signature::Meta;
+use cachedirfs::signature::{Meta, Signature};
 use cachedirfs::stats::Snapshot;
+use cachedirfs::stats::event::What;
 
 /// A file of the repository.
 fn text(path: &str) -> String {
@@ -232,6 +236,47 @@ fn every_counter_is_in_the_man_page() {
         assert!(
             explained.contains(name.as_str()),
             "man/cachedirfs.1, STATUS lacks {name}"
+        );
+    }
+}
+
+#[test]
+fn every_event_and_field_of_the_event_log_is_in_the_man_page_and_no_other_event() {
+    let page = text("man/cachedirfs.5");
+    let section = section(&page, "THE EVENT LOG");
+    let items = section
+        .iter()
+        .filter_map(|line| line.strip_prefix(".It Sy "));
+    let (events, fields): (BTreeSet<_>, BTreeSet<_>) = items.partition(|item| item.contains(' '));
+    let of_entries = What::ALL.iter().map(|what| (what.op().name(), what.name()));
+    let all = of_entries.chain(OTHERS.iter().copied());
+    let written: Vec<_> = all.map(|(op, outcome)| format!("{op} {outcome}")).collect();
+    assert_eq!(
+        events,
+        set(written.iter().map(String::as_str)),
+        "man/cachedirfs.5, THE EVENT LOG"
+    );
+
+    let whole = Record {
+        signature: Signature::parse(&[b'a'; 32]),
+        bytes: Some(1),
+        seconds: Some(Duration::ZERO),
+        why: Some(String::new()),
+        remote: Some(String::new()),
+        count: Some(1),
+        session: Some(Box::default()),
+        summary: Some(String::new()),
+        counters: Some(Box::default()),
+        ..Record::new(Moment::default(), "", "")
+    };
+    let json = serde_json::to_value(&whole).unwrap();
+    let names = set(json.as_object().unwrap().keys().map(String::as_str));
+    assert_eq!(fields, names, "man/cachedirfs.5, THE EVENT LOG, members");
+    let text = section.join(" ");
+    for name in json["session"].as_object().unwrap().keys() {
+        assert!(
+            text.contains(name),
+            "man/cachedirfs.5, THE EVENT LOG lacks {name}"
         );
     }
 }

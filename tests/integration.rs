@@ -5,6 +5,9 @@
 /// What the tests share: servers, mounts that clean up after themselves, real SCons, an oracle of pushes.
 mod support;
 
+/// The event log of real mounts, `cachedirfs why` and `cachedirfs diff`.
+mod events;
+
 /// The command line: exit codes, messages, and the life of a mount's process from outside.
 mod cli;
 

@@ -163,6 +163,7 @@ fn umount_as(args: &UmountArgs, env: &Env) -> Result<Exit, Failure> {
     let request = umount::Args {
         mountpoint: args.mountpoint.clone(),
         lazy: args.lazy,
+        verbose: args.verbose,
         drain_timeout: args.force.then_some(0),
     };
     let exit = umount::run(&request, env)?;

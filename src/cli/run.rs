@@ -208,6 +208,7 @@ fn end(args: &Args, config: &Config, env: &Env) -> Result<(), Failure> {
     let mut request = umount::Args {
         mountpoint: config.mountpoint.clone(),
         lazy: false,
+        verbose: false,
         drain_timeout: Some(0),
     };
     umount::run(&request, env).map(drop).or_else(|busy| {

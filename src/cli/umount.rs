@@ -19,6 +19,9 @@ pub(super) struct Args {
     /// Detach it even if it is in use, and do not wait: the daemon ends when the last user has gone
     #[arg(short, long)]
     pub(super) lazy: bool,
+    /// Say on standard error what the mount did
+    #[arg(short, long)]
+    pub(super) verbose: bool,
     /// How long to wait for uploads, instead of what was mounted with; the rest goes with the next mount
     #[arg(long, value_name = "SECONDS")]
     pub(super) drain_timeout: Option<u64>,
@@ -36,7 +39,7 @@ pub(super) fn run(args: &Args, env: &Env) -> Result<Exit, Failure> {
         None => complain(format_args!(
             "{shown}: its daemon was gone already; what was not uploaded is kept and goes with the next mount"
         )),
-        Some(ending) if !args.lazy => report(&mountpoint, ending.wait()),
+        Some(ending) if !args.lazy => report(&mountpoint, ending.wait(), args.verbose),
         Some(_) => {}
     }
     Ok(Exit::Done)
@@ -57,9 +60,12 @@ fn register(
     }
 }
 
-fn report(mountpoint: &Path, left: Option<u64>) {
+fn report(mountpoint: &Path, end: Option<(u64, String)>, verbose: bool) {
     let shown = mountpoint.display();
-    match left {
+    if let (true, Some((_, summary))) = (verbose, &end) {
+        complain(format_args!("{shown}: {summary}"));
+    }
+    match end.map(|(left, _)| left) {
         Some(0) => {}
         Some(left) => complain(format_args!(
             "{shown}: {} not on the remote yet; what is left is kept and goes with the next mount",

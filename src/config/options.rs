@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::list::{name_of, split};
 use super::origin::Origin;
 use super::values::{
-    address, amount, count, duration, mask, some_amount, some_duration, speed, switch, threads,
+    Amount, address, amount, count, duration, mask, some_amount, some_duration, speed, switch,
+    threads,
 };
 use super::{ConfigError, Draft, Push, foreign};
 
@@ -35,6 +36,11 @@ impl OptionSpec {
         matches!(self.value, Some("FILE" | "DIR"))
     }
 }
+
+/// Least size of a file of events: a few hundred of them.
+const LEAST_FILE: u64 = 64 * 1024;
+/// Most files of events: each rotation renames all of them.
+const MOST_FILES: u64 = 1000;
 
 /// An option with a value.
 macro_rules! valued {
@@ -212,6 +218,12 @@ pub static OPTIONS: &[OptionSpec] = &[
         "append the log to a file", some_text => log.file),
     valued!("metrics", "ADDR", "none",
         "address, IP:PORT, at which Prometheus metrics and a status page are served", address => metrics),
+    valued!("events", "FILE", "none",
+        "write what happens to entries to a file, a line of JSON each; see cachedirfs why", some_text => events),
+    valued!("events_size", "SIZE", "64M",
+        "size at which the file of events is rotated", file_size => events_size),
+    valued!("events_files", "N", "4",
+        "older files of events that are kept", kept => events_files),
     OptionSpec {
         name: "remote",
         value: Some("REMOTE"),
@@ -478,6 +490,18 @@ fn touch(text: &str) -> Result<Option<Duration>, String> {
         "off" => Ok(None),
         time => some_duration(time).map(Some),
     }
+}
+
+fn file_size(text: &str) -> Result<u64, String> {
+    match amount(text)? {
+        Amount::Bytes(bytes @ LEAST_FILE..) => Ok(bytes),
+        _ => Err("expected 64K or more".into()),
+    }
+}
+
+fn kept(text: &str) -> Result<u64, String> {
+    let kept = text.parse().ok().filter(|n| *n <= MOST_FILES);
+    kept.ok_or_else(|| format!("expected a number from 0 to {MOST_FILES}"))
 }
 
 fn push(text: &str) -> Result<Push, String> {

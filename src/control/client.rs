@@ -11,7 +11,7 @@ use crate::sys;
 
 use super::mounts::Mounted;
 use super::server::socket_path;
-use super::{Answer, Divergence, GivenUp, MAX_LINE, Removal, Removed, Request, Status};
+use super::{Answer, Divergence, Entry, GivenUp, MAX_LINE, Removal, Removed, Request, Status};
 
 /// How long a daemon may take to answer what it can answer at once.
 const PROMPT: Duration = Duration::from_secs(5);
@@ -86,6 +86,24 @@ impl Client {
         self.send(Request::Remove(removal))?;
         match self.answer(None)? {
             Answer::Removed(removed) => Ok(removed),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// What the mount knows of one entry; with `remotes`, it asks them, which takes as long as that takes, but no longer than
+    /// `patience`.
+    pub fn entry(
+        mut self,
+        signature: &str,
+        remotes: bool,
+        patience: Duration,
+    ) -> Result<Entry, ClientError> {
+        self.send(Request::Entry {
+            signature: signature.to_owned(),
+            remotes,
+        })?;
+        match self.answer(Some(patience.max(PROMPT)))? {
+            Answer::Entry(entry) => Ok(entry),
             other => Err(unexpected(other)),
         }
     }
@@ -175,10 +193,11 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// Waits until it has drained and exited. Says how many objects it leaves for the next mount, if it could say it.
-    pub fn wait(mut self) -> Option<u64> {
+    /// Waits until it has drained and exited. Says how many objects it leaves for the next mount and what it did, if it
+    /// could say it.
+    pub fn wait(mut self) -> Option<(u64, String)> {
         let left = match self.client.answer(None) {
-            Ok(Answer::Stopped { left }) => Some(left),
+            Ok(Answer::Stopped { left, summary }) => Some((left, summary)),
             _ => None,
         };
         if let Some(process) = &self.process {

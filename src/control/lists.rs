@@ -66,6 +66,38 @@ pub struct Removed {
     pub trouble: Option<String>,
 }
 
+/// What a mount knows of one entry at this moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Entry {
+    /// The signature.
+    pub signature: String,
+    /// Its bytes on the disk; absent when it is not there.
+    pub here: Option<u64>,
+    /// Whether its upload waits or is under way.
+    pub pending: bool,
+    /// For how many milliseconds more it counts as absent without asking.
+    pub absent_ms: Option<u64>,
+    /// What the remotes said, if they were to be asked.
+    pub remotes: Vec<Holding>,
+}
+
+/// What a remote said of an entry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Holding {
+    /// The remote, without credentials.
+    pub remote: String,
+    /// `whole`, `absent`, `corrupt`, or `failed`.
+    pub state: String,
+    /// Bytes of its content, where it is whole.
+    pub bytes: Option<u64>,
+    /// How long it took.
+    pub milliseconds: u64,
+    /// What is wrong.
+    pub trouble: Option<String>,
+}
+
 impl fmt::Display for Divergence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (time, signature) = (utc(self.time), &self.signature);

@@ -17,8 +17,9 @@ use crate::clock::Clock;
 use crate::stop::Stop;
 use crate::sys;
 
+use super::line::line;
 use super::mounts::Device;
-use super::{Answer, Controlled, MAX_LINE, Removed, Request};
+use super::{Answer, Controlled, Entry, MAX_LINE, Removed, Request};
 
 /// How long a client has to send its request.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -141,7 +142,11 @@ impl Server {
             },
             State::Reading(_) => connection.since + PATIENCE > now,
             // It hung up, or it talks out of turn.
-            State::Flushing { .. } | State::Removing(_) | State::Parked if readable => false,
+            State::Flushing { .. } | State::Removing(_) | State::Looking(_) | State::Parked
+                if readable =>
+            {
+                false
+            }
             State::Flushing { mark, until } => {
                 let left = self.controlled.pending_before(*mark);
                 if left > 0 && now < *until {
@@ -159,6 +164,15 @@ impl Server {
                 connection.answer(&answer);
                 false
             }
+            State::Looking(answer) => {
+                let answer = match answer.try_recv() {
+                    Err(TryRecvError::Empty) => return true,
+                    Ok(entry) => Answer::Entry(entry),
+                    Err(TryRecvError::Disconnected) => Answer::Error(ENDING.into()),
+                };
+                connection.answer(&answer);
+                false
+            }
             State::Parked => true,
         }
     }
@@ -166,7 +180,10 @@ impl Server {
     fn begin(&self, connection: &mut Connection, request: Request, now: Duration) -> bool {
         let only_asks = matches!(
             request,
-            Request::Status | Request::Divergent { .. } | Request::GivenUp { .. }
+            Request::Status
+                | Request::Divergent { .. }
+                | Request::GivenUp { .. }
+                | Request::Entry { remotes: false, .. }
         );
         if !only_asks && !self.may_command(&connection.stream) {
             connection.answer(&Answer::Error(
@@ -197,6 +214,18 @@ impl Server {
                     false
                 }
             },
+            Request::Entry { signature, remotes } => {
+                match self.controlled.entry(&signature, remotes) {
+                    Ok(answer) => {
+                        connection.state = State::Looking(answer);
+                        self.attend(connection, false, now)
+                    }
+                    Err(why) => {
+                        connection.answer(&Answer::Error(why));
+                        false
+                    }
+                }
+            }
             Request::Flush { timeout_ms } => {
                 let patience = if self.controlled.uploads() {
                     Duration::from_millis(timeout_ms)
@@ -259,6 +288,8 @@ enum State {
     Flushing { mark: u64, until: Duration },
     /// Waiting for what is to be removed.
     Removing(Receiver<Vec<Removed>>),
+    /// Waiting for what the remotes say.
+    Looking(Receiver<Entry>),
     /// Waiting for the end.
     Parked,
 }
@@ -268,7 +299,7 @@ impl Connection {
         match self.state {
             State::Reading(_) => Some((self.since + PATIENCE).saturating_sub(now)),
             State::Flushing { until, .. } => Some(until.saturating_sub(now).min(FLUSH_PACE)),
-            State::Removing(_) => Some(FLUSH_PACE),
+            State::Removing(_) | State::Looking(_) => Some(FLUSH_PACE),
             State::Parked => None,
         }
     }
@@ -287,13 +318,19 @@ impl Connection {
 
     fn farewell(self, controlled: &dyn Controlled) {
         match self.state {
-            State::Parked => self.answer(&Answer::Stopped {
-                left: controlled.status().pending.objects,
-            }),
+            State::Parked => {
+                let last = controlled.status();
+                self.answer(&Answer::Stopped {
+                    left: last.pending.objects,
+                    summary: line(&last),
+                });
+            }
             State::Flushing { mark, .. } => self.answer(&Answer::Flushed {
                 left: controlled.pending_before(mark),
             }),
-            State::Removing(_) => self.answer(&Answer::Error(ENDING.into())),
+            State::Removing(_) | State::Looking(_) => {
+                self.answer(&Answer::Error(ENDING.into()));
+            }
             State::Reading(_) => {}
         }
     }

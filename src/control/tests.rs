@@ -88,6 +88,20 @@ impl Controlled for Fake {
         Ok(receive)
     }
 
+    fn entry(&self, signature: &str, ask: bool) -> Result<Receiver<Entry>, String> {
+        let (send, receive) = crossbeam_channel::bounded(1);
+        let entry = Entry {
+            signature: signature.to_owned(),
+            pending: ask,
+            ..Entry::default()
+        };
+        match signature {
+            "bad" => return Err("it is no signature".to_owned()),
+            _ => send.send(entry).unwrap(),
+        }
+        Ok(receive)
+    }
+
     fn set_drain_timeout(&self, timeout: Duration) {
         self.drain_millis
             .store(timeout.as_millis().try_into().unwrap(), Ordering::SeqCst);
@@ -193,6 +207,16 @@ fn a_list_comes_piece_by_piece() {
 }
 
 #[test]
+fn what_is_known_of_an_entry_is_answered() {
+    served(|dir, _, _| {
+        let entry = |sig, remotes| client(dir).unwrap().entry(sig, remotes, Duration::ZERO);
+        assert!(!entry("a", false).unwrap().pending);
+        assert!(entry("a", true).unwrap().pending);
+        assert!(matches!(entry("bad", false), Err(ClientError::Refused(_))));
+    });
+}
+
+#[test]
 fn who_has_something_removed_waits_for_it_and_nobody_else_does() {
     let removal = |sig: &str| Removal {
         signatures: vec![sig.to_owned()],
@@ -244,7 +268,10 @@ fn who_asked_to_stop_hears_what_is_left_when_all_is_over() {
         stop.ask();
         let mut farewell = String::new();
         asker.read_to_string(&mut farewell).unwrap();
-        assert_eq!(farewell, "{\"stopped\":{\"left\":5}}\n");
+        assert_eq!(
+            farewell,
+            "{\"stopped\":{\"left\":5,\"summary\":\"no lookups, fetched 0 B, uploaded 0 (0 B), pending 5 (0 B)\"}}\n"
+        );
     });
 }
 

@@ -229,9 +229,10 @@ impl Flights {
     }
 
     /// Ends a fetch; those who still wait for it.
-    pub(super) fn land(&mut self, place: &Place) -> Vec<Waiter> {
+    pub(super) fn land(&mut self, place: &Place) -> Vec<Dismissed> {
         let flight = self.0.remove(place).unwrap_or_default();
-        flight.waiting.into_iter().map(|w| w.waiter).collect()
+        let waiting = flight.waiting.into_iter();
+        waiting.map(|w| w.dismissed(place)).collect()
     }
 
     /// When to look for late ones again; `None` while nobody waits. `tick` is how often contents are looked after.

@@ -17,6 +17,7 @@ use super::reach::Spot;
 use super::tree::Tree;
 use super::{Caller, Errno, Fs, name_in};
 use crate::name::{Name, RootFile};
+use crate::stats::event::{Event, What};
 use crate::store::evict::{Job, Room};
 use crate::store::scan::content_len;
 
@@ -143,6 +144,9 @@ impl Fs {
         let last = self.keep_last(&tree, &spot, &stat);
         rustix::fs::unlinkat(spot.at(root), &spot.path, flags)?;
         self.name_gone(&mut tree, (parent, name), &kind, &stat, last);
+        if let Name::Entry(place) = &kind {
+            self.stats.note(&Event::new(What::Unlinked, &place.sig));
+        }
         Ok(())
     }
 

@@ -1,15 +1,17 @@
-//! What somebody asks of a mount that may take long: removing objects, here and on the remote.
+//! What somebody asks of a mount that may take long: removing objects, here and on the remote, and looking what each
+//! remote has.
 //!
 //! One thread does one chore after the other, so neither the control socket nor an event loop ever waits for a remote.
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::Parts;
-use crate::control::{Removal, Removed};
+use super::{Parts, looking};
+use crate::control::{Entry, Removal, Removed};
 use crate::fs::Fs;
 use crate::signature::Signature;
 use crate::stats::event::{Event, What};
@@ -24,9 +26,17 @@ const UPLOAD_TICK: Duration = Duration::from_millis(10);
 const TEXT_MAX: usize = 300;
 
 /// One chore, and where its outcome goes.
-pub(super) struct Chore {
-    pub(super) removal: Removal,
-    pub(super) outcome: Sender<Vec<Removed>>,
+pub(super) enum Chore {
+    Remove {
+        removal: Removal,
+        outcome: Sender<Vec<Removed>>,
+    },
+    /// Asks the remotes, and adds what they say.
+    Look {
+        sig: Signature,
+        entry: Entry,
+        outcome: Sender<Entry>,
+    },
 }
 
 /// Does what comes through the channel until the mount is over.
@@ -35,17 +45,38 @@ pub(super) fn run(parts: &Arc<Parts>, fs: &Fs, chores: &Receiver<Chore>) {
         let Ok(chore) = chores.recv_timeout(END_TICK) else {
             continue;
         };
-        let done = catch_unwind(AssertUnwindSafe(|| remove(parts, fs, &chore.removal)));
-        match done {
-            // Whoever asked may be gone.
-            Ok(removed) => drop(chore.outcome.try_send(removed)),
-            Err(_) => {
-                parts.stats.panics.one();
-                log::error!(
-                    "bug: the removal of {:?} panicked",
-                    chore.removal.signatures
-                );
+        let shown = chore.to_string();
+        if catch_unwind(AssertUnwindSafe(|| chore.done(parts, fs))).is_err() {
+            parts.stats.panics.one();
+            log::error!("bug: {shown} panicked");
+        }
+    }
+}
+
+impl Chore {
+    /// Does it. Whoever asked may be gone.
+    fn done(self, parts: &Parts, fs: &Fs) {
+        match self {
+            Self::Remove { removal, outcome } => {
+                drop(outcome.try_send(remove(parts, fs, &removal)));
             }
+            Self::Look {
+                sig,
+                mut entry,
+                outcome,
+            } => {
+                entry.remotes = looking::ask(parts, &sig);
+                drop(outcome.try_send(entry));
+            }
+        }
+    }
+}
+
+impl fmt::Display for Chore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Remove { removal, .. } => write!(f, "the removal of {:?}", removal.signatures),
+            Self::Look { sig, .. } => write!(f, "looking for {sig}"),
         }
     }
 }

@@ -9,14 +9,15 @@ use crossbeam_channel::Receiver;
 
 use super::chores::{Chore, shortened};
 use super::remotes::Leaf;
-use super::{Parts, millis};
+use super::{Parts, looking, millis};
 use crate::config::{Mode, Push};
 use crate::control::lists::Copy;
 use crate::control::{
-    BATCH, Controlled, Divergence, GivenUp, Latencies, Pending, RemoteStatus, Removal, Removed,
-    Status,
+    BATCH, Controlled, Divergence, Entry, GivenUp, Latencies, Pending, RemoteStatus, Removal,
+    Removed, Status,
 };
 use crate::remote::Remote;
+use crate::signature::Signature;
 
 pub(super) struct Controls(pub(super) Arc<Parts>);
 
@@ -61,6 +62,10 @@ impl Controlled for Controls {
             latencies: Latencies::from(&parts.stats.times),
             metrics: parts.metrics.address().map(|a| a.to_string()),
             metrics_trouble: parts.metrics.trouble(),
+            events: config
+                .events
+                .as_ref()
+                .map(|events| events.file.display().to_string()),
         }
     }
 
@@ -119,11 +124,31 @@ impl Controlled for Controls {
             return Err(format!("more than {BATCH} signatures at a time"));
         }
         let (outcome, receive) = crossbeam_channel::bounded(1);
-        let chore = Chore { removal, outcome };
+        let chore = Chore::Remove { removal, outcome };
         self.0
             .chores
             .try_send(chore)
             .map_err(|_| "too much is being removed already; try again later")?;
+        Ok(receive)
+    }
+
+    fn entry(&self, signature: &str, ask: bool) -> Result<Receiver<Entry>, String> {
+        let sig = Signature::parse(signature.as_bytes()).ok_or("it is no signature")?;
+        let (outcome, receive) = crossbeam_channel::bounded(1);
+        let entry = looking::here(&self.0, &sig);
+        if !ask {
+            drop(outcome.try_send(entry));
+            return Ok(receive);
+        }
+        let chore = Chore::Look {
+            sig,
+            entry,
+            outcome,
+        };
+        self.0
+            .chores
+            .try_send(chore)
+            .map_err(|_| "too much is being looked for already; try again later")?;
         Ok(receive)
     }
 

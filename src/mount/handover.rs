@@ -29,6 +29,9 @@ pub const FORMAT: u32 = 1;
 /// How long operations that are under way may take to come to their end.
 const PATIENCE: Duration = Duration::from_secs(4);
 
+/// How long the event log may take to be written.
+const LAST_EVENTS: Duration = Duration::from_millis(500);
+
 /// What one program leaves to the next.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct State {
@@ -137,6 +140,9 @@ impl Parts {
             self.config.mountpoint.display(),
             program.display()
         );
+        if let Some(events) = &self.events {
+            events.flush(LAST_EVENTS);
+        }
         let error = self.relaunched(relaunch, program, number);
         Err(format!("cannot become {}: {error}", program.display()))
     }

@@ -57,7 +57,17 @@ pub(super) fn keepers(threads: &mut Threads, parts: &Arc<Parts>, fs: &Arc<Fs>) -
     let several = parts.remotes.leaves.len() > 1;
     for (n, leaf) in parts.remotes.leaves.iter().enumerate() {
         let (uploads, fetch) = (Arc::downgrade(&parts.uploads), Arc::downgrade(&parts.fetch));
-        leaf.breaker.when_closed(Box::new(move || {
+        let (events, name) = (parts.events.clone(), leaf.name.clone());
+        let (telling, shown) = (events.clone(), name.clone());
+        leaf.breaker.when_opened(Box::new(move |ailment, why| {
+            if let Some(events) = &telling {
+                events.remote_opened(&shown, ailment.as_str(), why);
+            }
+        }));
+        leaf.breaker.when_closed(Box::new(move |after| {
+            if let Some(events) = &events {
+                events.remote_closed(&name, after);
+            }
             // Others may have said no meanwhile to what this one has.
             if let Some(fetch) = fetch.upgrade().filter(|_| several) {
                 fetch.forget_misses();

@@ -75,13 +75,20 @@ pub struct Breaker {
     shared: Arc<Shared>,
 }
 
+/// Told what is wrong, and why that is thought.
+pub type WhenOpened = Box<dyn Fn(Ailment, &str) + Send + Sync>;
+
+/// Told how long it was open.
+pub type WhenClosed = Box<dyn Fn(Duration) + Send + Sync>;
+
 /// What the readers of contents need as well.
 struct Shared {
     machine: Mutex<Machine>,
     clock: Arc<dyn Clock>,
     options: BreakerOptions,
     name: String,
-    closed: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    opened: OnceLock<WhenOpened>,
+    closed: OnceLock<WhenClosed>,
 }
 
 impl Breaker {
@@ -93,6 +100,7 @@ impl Breaker {
             clock,
             options,
             name,
+            opened: OnceLock::new(),
             closed: OnceLock::new(),
         };
         Self {
@@ -102,9 +110,16 @@ impl Breaker {
     }
 
     /// Has `call` called each time that it closes; only the first who asks for that is heard.
-    pub fn when_closed(&self, call: Box<dyn Fn() + Send + Sync>) {
+    pub fn when_closed(&self, call: WhenClosed) {
         if self.shared.closed.set(call).is_err() {
             log::debug!("somebody is told already when {} is back", self.shared.name);
+        }
+    }
+
+    /// Has `call` called each time that it opens; only the first who asks for that is heard.
+    pub fn when_opened(&self, call: WhenOpened) {
+        if self.shared.opened.set(call).is_err() {
+            log::debug!("somebody is told already when {} is down", self.shared.name);
         }
     }
 
@@ -197,6 +212,9 @@ impl Shared {
                     Ailment::Hangs => log::warn!("remote {name} hangs, doing without it: {why}"),
                     Ailment::Slow => log::warn!("remote {name} is slow, doing without it: {why}"),
                 }
+                if let Some(call) = self.opened.get() {
+                    call(ailment, &why);
+                }
             }
             Some(Event::Closed { after }) => {
                 log::info!(
@@ -205,7 +223,7 @@ impl Shared {
                     after.as_secs()
                 );
                 if let Some(call) = self.closed.get() {
-                    call();
+                    call(after);
                 }
             }
             None => {}

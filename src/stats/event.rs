@@ -18,6 +18,11 @@ macro_rules! happenings {
             /// All there are.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
+            /// What is written so.
+            pub fn named(op: &str, name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|what| what.name() == name && what.op().name() == op)
+            }
+
             /// How it is written.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
@@ -68,6 +73,8 @@ happenings! {
     NotAsked = "not-asked" in Lookup,
     /// The remote's answer or content came too late.
     Late = "late" in Lookup,
+    /// Somebody waited so long for the end of a fetch; which end, an event of the fetch said before.
+    Waited = "waited" in Lookup,
     /// The remote has it not.
     Miss = "miss" in Fetch,
     /// It is on the disk now.
@@ -94,6 +101,8 @@ happenings! {
     Evicted = "evicted" in Remove,
     /// Because somebody asked for that (`cachedirfs rm`).
     Removed = "removed" in Remove,
+    /// Somebody removed it in the mount, as with rm(1).
+    Unlinked = "unlinked" in Remove,
     /// The backing disk failed to write it.
     NotWritten = "not-written" in Remove,
 }
@@ -165,5 +174,8 @@ mod tests {
     fn no_two_happenings_are_written_alike() {
         let written = What::ALL.iter().map(|what| (what.op().name(), what.name()));
         assert_eq!(written.collect::<HashSet<_>>().len(), What::ALL.len());
+        for what in What::ALL {
+            assert_eq!(What::named(what.op().name(), what.name()), Some(*what));
+        }
     }
 }

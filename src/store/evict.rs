@@ -125,17 +125,20 @@ impl State {
 struct Need {
     bytes: u64,
     entries: u64,
+    /// The option or lack that asks for it.
+    why: &'static str,
 }
 
 impl Need {
     fn is_met(self) -> bool {
-        self == Self::default()
+        self.bytes == 0 && self.entries == 0
     }
 
     fn less(self, bytes: u64, entries: u64) -> Self {
         Self {
             bytes: self.bytes.saturating_sub(bytes),
             entries: self.entries.saturating_sub(entries),
+            why: self.why,
         }
     }
 }
@@ -257,7 +260,7 @@ impl Store {
                 break;
             }
             for place in victims {
-                if let Some(bytes) = self.evict_one(&place, since, evict) {
+                if let Some(bytes) = self.evict_one(&place, need.why, since, evict) {
                     (freed, entries) = (freed + bytes, entries + 1);
                     self.serve(false);
                 }
@@ -281,7 +284,7 @@ impl Store {
 
     /// Evicts one entry, if it may go; the bytes freed. One that may not counts as used now: otherwise those that
     /// are open for long would be chosen again and again, and nothing else ever.
-    fn evict_one(&self, place: &Place, since: u64, evict: Evict<'_>) -> Option<u64> {
+    fn evict_one(&self, place: &Place, why: &str, since: u64, evict: Evict<'_>) -> Option<u64> {
         // It may have been asked for since the choice was made.
         if self.state().index.asked_since(place, since) {
             return None;
@@ -291,8 +294,8 @@ impl Store {
             return None;
         }
         let bytes = self.removed(place);
-        self.stats
-            .note(&Event::new(What::Evicted, &place.sig).bytes(bytes));
+        let event = Event::new(What::Evicted, &place.sig).bytes(bytes);
+        self.stats.note(&event.why(&why));
         Some(bytes)
     }
 
@@ -322,9 +325,16 @@ impl Store {
         } else {
             0
         };
+        let short_of_free = self.limits.min_free.saturating_sub(free_bytes);
         let mut need = Need {
-            bytes: over.max(self.limits.min_free.saturating_sub(free_bytes)),
+            bytes: over.max(short_of_free),
             entries: short_of_inodes,
+            why: match (over, short_of_free, short_of_inodes) {
+                (1.., ..) => "above size",
+                (0, 1.., _) => "less than min_free is free",
+                (0, 0, 1..) => "the disk is short of inodes",
+                (0, 0, 0) => "a push found no room",
+            },
         };
         if state.evictor.starved {
             need.bytes = need.bytes.max(STARVED_BYTES);

@@ -370,6 +370,11 @@ impl Queue {
         slots.any(|slot| *slot.sig == *sig.as_bytes())
     }
 
+    /// Whether an upload of that signature waits or is under way.
+    pub fn is_pending(&self, sig: &Signature) -> bool {
+        self.slots.values().any(|slot| *slot.sig == *sig.as_bytes())
+    }
+
     /// Takes out the uploads of the file `ino` at `place` that nobody has begun.
     pub fn take_lost(&mut self, place: &Place, ino: u64) -> Vec<Item> {
         let is_it =

@@ -240,10 +240,18 @@ fn who_wants_to_know_is_told_when_it_closes() {
     let (breaker, clock) = breaker(&inner, true);
     let told = Arc::new(AtomicUsize::new(0));
     let telling = told.clone();
-    breaker.when_closed(Box::new(move || {
+    breaker.when_closed(Box::new(move |after| {
+        assert_eq!(after, SECOND);
+        telling.fetch_add(1, Ordering::SeqCst);
+    }));
+    let opened = Arc::new(AtomicUsize::new(0));
+    let telling = opened.clone();
+    breaker.when_opened(Box::new(move |ailment, why| {
+        assert!(ailment == Ailment::Failing && !why.is_empty());
         telling.fetch_add(1, Ordering::SeqCst);
     }));
     assert!(breaker.exists(&sig()).is_err());
+    assert_eq!(opened.load(Ordering::SeqCst), 1);
     clock.advance(SECOND);
     assert_eq!(told.load(Ordering::SeqCst), 0);
     breaker.probe();
