@@ -6,6 +6,7 @@
 //! To add a command: a child module with its `Args` and `run`, a variant of `Command`, a line in [`run`].
 
 mod check;
+mod completions;
 mod copy;
 mod flush;
 mod helper;
@@ -72,6 +73,7 @@ enum Command {
     Copy(copy::Args),
     Ls(ls::Args),
     Prune(prune::Args),
+    Completions(completions::Args),
 }
 
 /// How a command ends.
@@ -120,6 +122,7 @@ pub fn run() -> ExitCode {
         Command::Copy(args) => copy::run(&args, &env),
         Command::Ls(args) => ls::run(&args, &env),
         Command::Prune(args) => prune::run(&args, &env),
+        Command::Completions(args) => completions::run(args, &env),
     };
     let exit = end.unwrap_or_else(|failure| {
         complain(&failure.message);

@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used)] // also in helpers, which clippy does not take for tests
 
+/// Completion scripts, in the shells.
+mod completions;
 /// mount(8) and fstab, through the helpers.
 mod fstab;
 /// Mounts come, are asked and go.
