@@ -49,7 +49,8 @@ Exit status:
       for prune: something is not removed, or the rest is too large
    2  the command line is wrong; for flush and rm: the mount could not be asked;
       for verify, push, copy, ls and prune: nothing could be done
-  32  could not be mounted or unmounted";
+  32  could not be mounted or unmounted
+  126, 127  for run: the command could not be executed, or there is none; otherwise run has its status";
 
 /// A remote build cache as a SCons CacheDir.
 #[derive(Parser)]

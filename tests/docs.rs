@@ -2,6 +2,9 @@
 //!
 //! Each test names the file to change. What is prose is not checked; what can be compared is.
 
+/// Forms of commands, and what every page has.
+mod forms;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
