@@ -69,7 +69,7 @@ fn says((shell, args, prelude): (&str, &[&str], &str), script: &str) -> Vec<Stri
         .env("HOME", "/nonexistent")
         .stdin(Stdio::null())
         .output()
-        .unwrap_or_else(|error| panic!("{shell}: {error}; run: scripts/setup packaging"));
+        .unwrap_or_else(|error| panic!("{shell}: {error}; run: scripts/setup debian"));
     let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{shell}: {complaint}");
     assert_eq!(complaint, "", "{shell}");
