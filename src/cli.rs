@@ -6,6 +6,7 @@
 //! To add a command: a child module with its `Args` and `run`, a variant of `Command`, a line in [`run`].
 
 mod check;
+mod completions;
 mod configure;
 mod copy;
 mod diff;
@@ -54,7 +55,8 @@ Exit status:
    2  the command line is wrong; for flush and rm: the mount could not be asked;
       for verify, push, copy, ls and prune: nothing could be done;
       for why and diff: it could not be found out
-  32  could not be mounted or unmounted";
+  32  could not be mounted or unmounted
+   126, 127  for run: the command could not be executed, or there is none; otherwise run has its status";
 
 /// A remote build cache as a SCons CacheDir.
 #[derive(Parser)]
@@ -81,6 +83,7 @@ enum Command {
     Prune(prune::Args),
     Why(why::Args),
     Diff(diff::Args),
+    Completions(completions::Args),
 }
 
 /// How a command ends.
@@ -132,6 +135,7 @@ pub fn run() -> ExitCode {
         Command::Prune(args) => prune::run(&args, &env),
         Command::Why(args) => why::run(&args, &env),
         Command::Diff(args) => diff::run(&args, &env),
+        Command::Completions(args) => completions::run(args, &env),
     };
     let exit = end.unwrap_or_else(|failure| {
         complain(&failure.message);

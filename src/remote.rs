@@ -364,6 +364,14 @@ const SCHEMES: [(&str, bool); 12] = [
     ("rediss", cfg!(feature = "redis")),
 ];
 
+/// The schemes of the remotes that this build has.
+pub fn schemes() -> impl Iterator<Item = &'static str> {
+    SCHEMES
+        .iter()
+        .filter(|(_, has)| *has)
+        .map(|(scheme, _)| *scheme)
+}
+
 /// The remote that `url` names. **The only list of schemes.**
 pub fn open(url: &str, options: &RemoteOptions) -> Result<Arc<dyn Remote>, RemoteError> {
     options.check()?;

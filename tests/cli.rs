@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used)] // also in helpers, which clippy does not take for tests
 
+/// Completion scripts, in the shells.
+mod completions;
 /// Configuration files, the environment and flags: what counts, and where it comes from.
 mod config;
 /// mount(8) and fstab, through the helpers.

@@ -2,6 +2,9 @@
 //!
 //! Each test names the file to change. What is prose is not checked; what can be compared is.
 
+/// Forms of commands, and what every page has.
+mod forms;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -145,7 +148,7 @@ fn code_in(markdown: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Names of commands in the help of the program.
-fn commands() -> Vec<String> {
+pub(crate) fn commands() -> Vec<String> {
     let help = said(&["--help"]);
     let (_, list) = help.split_once("Commands:\n").unwrap();
     let lines = list.lines().take_while(|line| !line.is_empty());
@@ -155,7 +158,7 @@ fn commands() -> Vec<String> {
 }
 
 /// Flags in the help of a command: `-f`, `--foreground`. Those of all commands left out.
-fn flags_in_help(command: &str) -> BTreeSet<String> {
+pub(crate) fn flags_in_help(command: &str) -> BTreeSet<String> {
     let help = said(&[command, "--help"]);
     let lines = help
         .lines()

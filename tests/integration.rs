@@ -53,6 +53,9 @@ mod docs;
 /// The mounted file system, one kernel-visible behaviour a file; real file system test suites.
 mod mounted;
 
+/// Packages, installed into a fresh system and used from there.
+mod packages;
+
 /// Checking a backing directory or a remote, and setting aside what is wrong.
 mod verify;
 

@@ -95,7 +95,7 @@ macro_rules! switched {
 
 /// Every option of our own, in the order in which they are explained.
 pub static OPTIONS: &[OptionSpec] = &[
-    valued!("backing", "DIR", "/var/cache/cachedirfs/…, for users ~/.cache/cachedirfs/…",
+    valued!("backing", "DIR", "/var/cache/cachedirfs/..., for users ~/.cache/cachedirfs/...",
         "directory that holds the entries; an existing CacheDir is taken over as it is", some_text => backing),
     valued!("size", "SIZE", "20G, at most half of the file system",
         "limit of the backing directory (K, M, G, T, or % of its file system)", some_amount => size),

@@ -66,6 +66,7 @@ pub(super) fn open(path: &Path, clock: &dyn Clock) -> Result<Opened, StoreError>
     let private =
         sub_dir(&root, PRIVATE_DIR).map_err(fail("write in the backing directory", CHOOSE))?;
     let lock = wait_for_lock(&private, path, clock)?;
+    numbers_alike(&root, &lock).map_err(fail("use the backing directory", CHOOSE))?;
     check_version(&private, path)?;
     let in_order = || -> io::Result<Opened> {
         let tmp = sub_dir(&private, "tmp")?;
@@ -91,6 +92,17 @@ pub(super) fn open(path: &Path, clock: &dyn Clock) -> Result<Opened, StoreError>
         })
     };
     in_order().map_err(fail("prepare the backing directory", CHOOSE))
+}
+
+/// Inode numbers name files all over a mount. In an overlay over several file systems, files have numbers and device of
+/// the one that they are on, so one number can mean two files.
+fn numbers_alike(root: &OwnedFd, file: &File) -> io::Result<()> {
+    if rustix::fs::fstat(root)?.st_dev == rustix::fs::fstat(file)?.st_dev {
+        return Ok(());
+    }
+    Err(io::Error::other(
+        "it is on an overlay over several file systems, where two files can have one inode number",
+    ))
 }
 
 fn hint_for(error: &io::Error, otherwise: &'static str) -> &'static str {

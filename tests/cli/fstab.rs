@@ -12,6 +12,8 @@ use crate::support::workspace;
 
 /// Puts links to everything in `/usr/sbin`, and the helpers, in front of it.
 const INSTALL: &str = r#"
+# What others have mounted is not this machine's: umount -a would ask their daemons.
+grep ' - fuse.cachedirfs ' /proc/self/mountinfo | while read -r _ _ _ _ dir _; do umount --internal-only --lazy "$dir"; done
 mkdir sbin.real sbin
 mount --bind /usr/sbin sbin.real
 for program in sbin.real/*; do ln -s "$PWD/$program" "sbin/${program##*/}"; done
@@ -177,4 +179,29 @@ fn another_namespace_can_be_mounted_in() {
          umount -N $(cat pid) $PWD/mnt
          is $(grep -c \" $PWD/mnt .* fuse.cachedirfs \" /proc/$(cat pid)/mountinfo || true) 0",
     );
+}
+
+/// overlayfs gives directories a device number of its own, and files that of the file system they are on, unless all of it is
+/// one: fetched entries were there, and could not be looked up.
+#[test]
+fn an_overlay_holds_a_backing_directory_unless_it_is_over_several_file_systems() {
+    let machine = Machine::new();
+    let said = machine.succeeds(
+        "mkdir one; mount -t tmpfs tmpfs one; mkdir one/lower one/upper one/work one/root
+         mount -t overlay overlay one/root -o lowerdir=$PWD/one/lower,upperdir=$PWD/one/upper,workdir=$PWD/one/work
+         mount -t cachedirfs file://$PWD/remote mnt -o backing=$PWD/one/root/first
+         push mnt
+         umount mnt
+         mount -t cachedirfs file://$PWD/remote mnt -o backing=$PWD/one/root/second
+         is $(cat mnt/AB/ab345678901234567890123456789012) product
+         umount mnt
+         mkdir lower two one/upper2 one/work2
+         mount -t overlay overlay two -o lowerdir=$PWD/lower,upperdir=$PWD/one/upper2,workdir=$PWD/one/work2
+         status=0
+         mount -t cachedirfs file://$PWD/remote mnt -o backing=$PWD/two/third || status=$?
+         is $status 32",
+    );
+    let expected = "it is on an overlay over several file systems, where two files can have one inode number; \
+                    choose another with backing=";
+    assert!(said.contains(expected), "{said}");
 }
