@@ -208,7 +208,7 @@ fn tab_completes_what_is_typed() {
         );
         let bin = Path::new(CACHEDIRFS).parent().unwrap().display();
         let output = Command::new("timeout")
-            .args(["20", "zsh", "-f", "-c", &script])
+            .args(["60", "zsh", "-f", "-c", &script])
             .env("PATH", format!("{bin}:/usr/bin:/bin"))
             .env("TYPED", typed)
             .stdin(Stdio::null())

@@ -16,11 +16,11 @@ _cachedirfs() {
     local whole=${words[${#words[@]} - 1]}
     # In quotes, files are all that can be completed, which is what readline does by itself.
     [[ $whole != *[\\\'\"]* ]] || return 0
-    # It replaces only the piece behind the last = or :.
-    local kept=
-    [[ $COMP_WORDBREAKS != *[=:]* || $whole != *[=:]* ]] || kept=${whole%"${whole##*[=:]}"}
-    local IFS=$'\n'
-    local found=($(cachedirfs completions bash -- "${words[@]}" 2>/dev/null))
+    # It replaces only the last piece, and of = and : nothing.
+    local kept=$whole
+    [[ -z ${word//[=:]/} ]] || kept=${whole%"$word"}
+    local found
+    mapfile -t found < <(cachedirfs completions bash -- "${words[@]}" 2>/dev/null)
     COMPREPLY=("${found[@]#"$kept"}")
     # What ends like this is not at its end.
     [[ ${#found[@]} != 1 || $found != *[=/:] ]] || compopt -o nospace 2>/dev/null
