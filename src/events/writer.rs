@@ -31,6 +31,8 @@ const QUEUE: usize = 16 * 1024;
 const BATCH: usize = 64 * 1024;
 /// How often it is seen whether somebody moved the file away.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Time between two writes, unless there is more than is written at once.
+const PAUSE: Duration = Duration::from_millis(20);
 /// Permissions of the file, from which the umask takes.
 const MODE: u32 = 0o640;
 
@@ -184,7 +186,13 @@ impl Events {
                     Err(_) => return,
                 },
                 recv(self.queue.1) -> next => match next {
-                    Ok(next) => self.write_batch(&next, &mut file),
+                    Ok(next) => {
+                        self.write_batch(&next, &mut file);
+                        // Whoever has an event meanwhile does not have to wake us.
+                        if self.queue.1.is_empty() {
+                            self.clock.sleep(PAUSE);
+                        }
+                    }
                     Err(_) => return,
                 },
             }
