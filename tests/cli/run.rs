@@ -153,7 +153,7 @@ fn signal(child: &Child, signal: Signal) {
 #[test]
 fn a_signal_goes_to_the_command_and_its_pushes_are_uploaded_all_the_same() {
     let job = Job::new();
-    let script = format!("{PUSH} touch began; trap 'exit 5' TERM; while :; do sleep 0.05; done");
+    let script = format!("{PUSH} trap 'exit 5' TERM; touch began; while :; do sleep 0.05; done");
     let mut child = job.command(&[], &script).spawn().unwrap();
     wait_until("the command runs", Duration::from_secs(20), || {
         job.path("began").exists()
