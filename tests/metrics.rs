@@ -263,7 +263,7 @@ fn a_mount_whose_address_is_taken_mounts_and_says_so() {
     let address = other.local_addr().unwrap();
     let remote = workspace();
     let url = format!("file://{}", remote.path().display());
-    let mounted = Mounted::with_options(&url, &format!("metrics={address}"));
+    let mut mounted = Mounted::with_options(&url, &format!("metrics={address}"));
     push(mounted.path(), &signature(1), b"content");
     let status = mounted.status();
     assert!(status["metrics"].is_null(), "{status:#}");
@@ -280,6 +280,9 @@ fn a_mount_whose_address_is_taken_mounts_and_says_so() {
         mounted.status()["metrics"] == address.to_string()
     });
     assert!(get(&address.to_string(), "/").1.contains("All is well"));
+    // Who mounts again has it at once, though the kernel still remembers connections.
+    mounted.remount();
+    assert_eq!(mounted.status()["metrics"], address.to_string());
 }
 
 /// Neither whoever asks too slowly nor a hundred who never ask keep the mount, or the next one who asks.

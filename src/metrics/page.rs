@@ -20,7 +20,7 @@ pub const SCRIPT: &str = include_str!("page/refresh.js");
 
 /// What the browser may do with it: these two and nothing else. The hashes are SHA-256 of [`STYLE`] and [`SCRIPT`].
 pub const POLICY: &str = "default-src 'none'; \
-    style-src 'sha256-SFkGcdQ8l0SxgZp0AaEEWIZHcY+Ea/AvQTziHIK2xyk='; \
+    style-src 'sha256-V2+7gxi7KN9N+jNFqWiuqmJMFnHkr/4Im1MZ7u3V5MI='; \
     script-src 'sha256-goM8Ch7S3N9MYWCzSOYjABlzOOMrzn3gyTfcLMzLs7Q='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

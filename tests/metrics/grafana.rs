@@ -2,12 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 
 use serde_json::Value;
+use tempfile::TempDir;
 
-use super::{Stage, names};
+use super::{LIMIT, Stage, names};
+use crate::support::wait_until;
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -79,11 +83,7 @@ fn promtool_understands_every_query_and_the_alerts() {
     assert!(found.len() > 20, "{found:?}");
     let mut rules = String::from("groups:\n- name: dashboard\n  rules:\n");
     for (n, query) in found.iter().enumerate() {
-        let query = query
-            .replace("$__rate_interval", "5m")
-            .replace("$__range", "6h")
-            .replace("$instance", ".*");
-        assert!(!query.contains('$'), "{query}");
+        let query = filled_in(query);
         rules += &format!("  - record: query{n}\n    expr: {}\n", Value::from(query));
     }
     let dir = tempfile::tempdir().unwrap();
@@ -93,6 +93,101 @@ fn promtool_understands_every_query_and_the_alerts() {
         let output = check_rules(&path);
         assert!(output.status.success(), "{output:?}");
     }
+}
+
+/// A query as Grafana would send it.
+fn filled_in(query: &str) -> String {
+    let query = query
+        .replace("$__rate_interval", "5m")
+        .replace("$__range", "6h");
+    let query = query.replace("$instance", ".*");
+    assert!(!query.contains('$'), "{query}");
+    query
+}
+
+/// A Prometheus of the test's own.
+struct Prometheus {
+    process: Child,
+    port: u16,
+    _dir: TempDir,
+}
+
+impl Prometheus {
+    /// One that scrapes `address` every second.
+    fn scraping(address: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("prometheus.yml");
+        let scrape = format!(
+            "scrape_configs:\n- job_name: c\n  scrape_interval: 1s\n  static_configs:\n  - targets: ['{address}']\n"
+        );
+        fs::write(&config, scrape).unwrap();
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let log = fs::File::create(dir.path().join("log")).unwrap();
+        let process = Command::new("prometheus")
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                dir.path().join("data").display()
+            ))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|e| panic!("prometheus: {e}, run: scripts/setup look"));
+        Self {
+            process,
+            port,
+            _dir: dir,
+        }
+    }
+
+    /// What it answers to a query now; `None` while it is not there yet.
+    fn query(&self, query: &str) -> Option<Value> {
+        let encoded =
+            percent_encoding::utf8_percent_encode(query, percent_encoding::NON_ALPHANUMERIC);
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+        write!(stream, "GET /api/v1/query?query={encoded} HTTP/1.0\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A real Prometheus scrapes a real mount, and every panel of the dashboard has something to show.
+#[test]
+fn every_panel_shows_something_of_a_scraped_mount() {
+    let stage = Stage::new();
+    stage.load(0, 5);
+    stage.fetch(3);
+    let prometheus = Prometheus::scraping(&stage.address);
+    let result = |query: &str| {
+        let answer = prometheus.query(query)?;
+        assert_eq!(answer["status"], "success", "{query}: {answer}");
+        answer["data"]["result"].as_array().cloned()
+    };
+    wait_until("it has scraped what happened", LIMIT, || {
+        let entries = result("cachedirfs_entries").unwrap_or_default();
+        let scrapes = result("count_over_time(cachedirfs_entries[1m])").unwrap_or_default();
+        let is = |list: &[Value], n: &str| list.iter().any(|one| one["value"][1] == n);
+        is(&entries, "8") && !is(&scrapes, "1")
+    });
+    let mut found = Vec::new();
+    queries(&dashboard()["panels"], &mut found);
+    for query in found.iter().map(|query| filled_in(query)) {
+        wait_until(&query, LIMIT, || {
+            result(&query).is_some_and(|result| !result.is_empty())
+        });
+    }
+    assert_eq!(result("up").unwrap()[0]["value"][1], "1");
 }
 
 /// Fed with series as a mount has them, the alerts are raised when they should be, and not before.

@@ -104,7 +104,7 @@ fn traffic(page: &mut String, parts: &[Part], span: Span) {
         )
     };
     let caption = format!(
-        "<b>Traffic</b> <span class=\"key in\"></span>fetched {fetched}<span class=\"key out\"></span>uploaded {uploaded}"
+        "<b>Traffic</b> <span><i class=\"key in\"></i>fetched {fetched}</span><span><i class=\"key out\"></i>uploaded {uploaded}</span>"
     );
     let top = format!("{} fetched", bytes(most));
     let bottom = format!("{} uploaded", bytes(most));
