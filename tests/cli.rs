@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used)] // also in helpers, which clippy does not take for tests
 
+/// automount(8), with maps of both kinds.
+mod autofs;
 /// Completion scripts, in the shells.
 mod completions;
 /// Configuration files, the environment and flags: what counts, and where it comes from.
@@ -15,6 +17,8 @@ mod fstab;
 mod mounts;
 /// A mount for the life of one command.
 mod run;
+/// A supervisor's watchdog.
+mod watchdog;
 
 use std::fs;
 use std::path::{Path, PathBuf};
