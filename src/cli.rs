@@ -168,6 +168,7 @@ impl Env {
             home: dir("HOME"),
             cache_home: dir("XDG_CACHE_HOME"),
             runtime_dir: dir("XDG_RUNTIME_DIR"),
+            credentials: dir("CREDENTIALS_DIRECTORY"),
             bearer: text("CACHEDIRFS_BEARER_TOKEN").map(Secret::new),
             environment: Environment::new(std::env::vars_os().filter_map(|(name, value)| {
                 Some((name.into_string().ok()?, value.into_string().ok()?))

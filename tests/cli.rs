@@ -17,6 +17,8 @@ mod fstab;
 mod mounts;
 /// A mount for the life of one command.
 mod run;
+/// The unit for systemd, what it makes of an fstab, and a systemd that runs it.
+mod systemd;
 /// A supervisor's watchdog.
 mod watchdog;
 
