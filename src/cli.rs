@@ -27,6 +27,7 @@ mod status;
 mod umount;
 mod upgrade;
 mod verify;
+mod warden;
 mod why;
 
 use std::ffi::OsString;
@@ -148,6 +149,8 @@ pub fn run() -> ExitCode {
 struct Env {
     host: Host,
     notify_socket: Option<OsString>,
+    /// How long systemd waits for a sign of life of this process, in microseconds.
+    watchdog: Option<u64>,
     journal_stream: Option<OsString>,
     path: Option<OsString>,
     /// Where the program before, in this same process, left how its mount stands.
@@ -165,6 +168,7 @@ impl Env {
             home: dir("HOME"),
             cache_home: dir("XDG_CACHE_HOME"),
             runtime_dir: dir("XDG_RUNTIME_DIR"),
+            credentials: dir("CREDENTIALS_DIRECTORY"),
             bearer: text("CACHEDIRFS_BEARER_TOKEN").map(Secret::new),
             environment: Environment::new(std::env::vars_os().filter_map(|(name, value)| {
                 Some((name.into_string().ok()?, value.into_string().ok()?))
@@ -179,6 +183,12 @@ impl Env {
         Self {
             host,
             notify_socket: std::env::var_os("NOTIFY_SOCKET"),
+            watchdog: text("WATCHDOG_USEC")
+                .filter(|_| {
+                    text("WATCHDOG_PID").is_none_or(|pid| pid == std::process::id().to_string())
+                })
+                .and_then(|micros| micros.parse().ok())
+                .filter(|micros| *micros > 0),
             journal_stream: std::env::var_os("JOURNAL_STREAM"),
             path: std::env::var_os("PATH"),
             handover: text(Relaunch::VARIABLE).and_then(|number| number.parse().ok()),
@@ -247,6 +257,11 @@ fn objects_are(number: u64) -> String {
 /// `path` as the mount table has it: absolute and without symbolic links, also when a dead mount is at its end.
 fn real_path(path: &Path, cwd: &Path) -> PathBuf {
     let path: PathBuf = cwd.join(path).components().collect();
+    // What the mount table tells is not looked at: an automounter would take that for a use, and mount it or keep it.
+    let is_told = |m: &Mounted| m.mountpoint == path || m.is_automounter();
+    if MountTable::read().is_ok_and(|table| table.containing(&path).is_some_and(is_told)) {
+        return path;
+    }
     if let Ok(real) = path.canonicalize() {
         return real;
     }
@@ -256,11 +271,16 @@ fn real_path(path: &Path, cwd: &Path) -> PathBuf {
     }
 }
 
+/// What one sees mounted at `mountpoint`, by the mount table.
+fn topmost(mountpoint: &Path) -> Result<Option<Mounted>, String> {
+    let table = MountTable::read().map_err(|err| format!("cannot read the mount table: {err}"))?;
+    Ok(table.at(mountpoint).cloned())
+}
+
 /// Our mount at `mountpoint`, or what is there instead.
 fn our_mount(mountpoint: &Path) -> Result<Mounted, String> {
-    let table = MountTable::read().map_err(|err| format!("cannot read the mount table: {err}"))?;
-    match table.at(mountpoint) {
-        Some(mounted) if mounted.is_ours() => Ok(mounted.clone()),
+    match topmost(mountpoint)? {
+        Some(mounted) if mounted.is_ours() => Ok(mounted),
         Some(other) => Err(format!(
             "a {} is mounted there, not a cachedirfs",
             other.fs_type

@@ -244,6 +244,8 @@ pub struct Host {
     pub cache_home: Option<PathBuf>,
     /// XDG_RUNTIME_DIR.
     pub runtime_dir: Option<PathBuf>,
+    /// CREDENTIALS_DIRECTORY: where systemd puts what LoadCredential= names.
+    pub credentials: Option<PathBuf>,
     /// CACHEDIRFS_BEARER_TOKEN.
     pub bearer: Option<Secret>,
     /// What the clouds' own tools take from the environment.
@@ -444,8 +446,8 @@ impl Draft {
                 .event_threads
                 .unwrap_or((2 * host.cpus).clamp(4, MAX_EVENT_THREADS))
                 .max(MIN_EVENT_THREADS),
-            remote_options: remote_options(self.remote, host),
-            key_file: self.key_file.map(|file| host.cwd.join(file)),
+            remote_options: remote_options(self.remote, host)?,
+            key_file: places::file("key_file", self.key_file, host)?,
             allow_other: self.allow_other.unwrap_or(host.uid == 0),
             default_permissions: self.default_permissions.unwrap_or(true),
             uid: number_of("uid", self.uid, host.user_id)?,
@@ -474,22 +476,22 @@ impl Draft {
 
 /// Files are named relative to where the command was typed; the daemon works elsewhere. Credentials that are named
 /// in an option outweigh the token in the environment.
-fn remote_options(typed: RemoteOptions, host: &Host) -> RemoteOptions {
-    let absolute = |file: Option<PathBuf>| file.map(|f| host.cwd.join(f));
+fn remote_options(typed: RemoteOptions, host: &Host) -> Result<RemoteOptions, ConfigError> {
+    let absolute = |name, file| places::file(name, file, host);
     let named =
         typed.basic_file.is_some() || typed.bearer_file.is_some() || typed.netrc_file.is_some();
-    RemoteOptions {
-        basic_file: absolute(typed.basic_file),
-        bearer_file: absolute(typed.bearer_file),
-        netrc_file: absolute(typed.netrc_file),
-        ca_file: absolute(typed.ca_file),
-        client_cert_file: absolute(typed.client_cert_file),
-        client_key_file: absolute(typed.client_key_file),
-        headers_file: absolute(typed.headers_file),
+    Ok(RemoteOptions {
+        basic_file: absolute("basic_file", typed.basic_file)?,
+        bearer_file: absolute("bearer_file", typed.bearer_file)?,
+        netrc_file: absolute("netrc_file", typed.netrc_file)?,
+        ca_file: absolute("ca_file", typed.ca_file)?,
+        client_cert_file: absolute("client_cert_file", typed.client_cert_file)?,
+        client_key_file: absolute("client_key_file", typed.client_key_file)?,
+        headers_file: absolute("headers_file", typed.headers_file)?,
         bearer: host.bearer.clone().filter(|_| !named),
         environment: host.environment.clone(),
         ..typed
-    }
+    })
 }
 
 fn log_options(typed: LogOptions, host: &Host) -> LogOptions {

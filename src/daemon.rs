@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::thread;
@@ -26,6 +26,12 @@ const READY: &[u8] = b"\0ready";
 
 /// Time that a supervisor is asked for beyond the draining, to unmount and to persist the index.
 const ENDING: Duration = Duration::from_secs(10);
+
+/// How long a supervisor that is busy is waited for, to tell it something.
+const TELLING: Duration = Duration::from_secs(1);
+
+/// Signs of life that a supervisor gets in the time in which it wants one.
+const SIGNS: u32 = 3;
 
 /// The two processes after [`split`].
 #[derive(Debug)]
@@ -47,8 +53,11 @@ pub struct Starter {
 #[derive(Debug)]
 pub struct Messenger(File);
 
-/// Goes into the background: the daemon gets a session of its own, `/` as its working directory, and none of the
-/// descriptors that were left open for it; its standard error stays until it is ready.
+/// Goes into the background: the daemon gets `/` as its working directory, and none of the descriptors that were left
+/// open for it; a session of its own when it is ready, and its standard error stays until then.
+///
+/// Until the mount stands it must be in the process group that it was started in: where it is an automounter's, the
+/// kernel lets only that group pass the trigger that the mount goes over, and has everybody else wait for the mount.
 pub fn split() -> io::Result<Side> {
     let (news, messenger) = sys::pipe()?;
     match sys::fork()? {
@@ -59,7 +68,6 @@ pub fn split() -> io::Result<Side> {
         Forked::Child => {
             drop(news);
             let messenger = sys::close_inherited(messenger)?;
-            sys::new_session()?;
             std::env::set_current_dir("/")?;
             Ok(Side::Daemon(Messenger(messenger.into())))
         }
@@ -93,9 +101,10 @@ impl Starter {
 }
 
 impl Messenger {
-    /// Tells the starter that the mount answers, and lets go of its terminal.
+    /// Tells the starter that the mount answers, and lets go of its session and its terminal.
     /// An error means that nobody waits any more: whoever asked for the mount has gone.
     pub fn ready(mut self) -> io::Result<()> {
+        sys::new_session()?;
         sys::stdio_to_null()?;
         self.0.write_all(READY)
     }
@@ -113,11 +122,43 @@ impl Messenger {
 
 /// The supervisor that is told how things stand: systemd, by the protocol of sd_notify(3).
 #[derive(Debug, Default)]
-pub struct Supervisor(Option<SocketAddr>);
+pub struct Supervisor {
+    address: Option<SocketAddr>,
+    watchdog: Option<Watchdog>,
+}
+
+/// Has the supervisor know that the mount answers, as often as it wants to.
+#[derive(Debug)]
+pub struct Watchdog {
+    every: Duration,
+    line: UnixStream,
+}
+
+impl Watchdog {
+    /// For a supervisor that waits so long for a sign of life before it ends us. `line` is that to a process which
+    /// answers each byte when the mount has answered it.
+    pub fn new(patience: Duration, line: UnixStream) -> Self {
+        Self {
+            every: patience / SIGNS,
+            line,
+        }
+    }
+
+    /// Returns when the mount has answered, or when it is over.
+    fn ask(&self, over: &Stop) -> io::Result<()> {
+        let mut line = &self.line;
+        line.write_all(&[0])?;
+        sys::poll_readable(&[line.as_fd(), over.as_fd()], None)?;
+        if over.asked() {
+            return Ok(());
+        }
+        line.read_exact(&mut [0])
+    }
+}
 
 impl Supervisor {
     /// The one at NOTIFY_SOCKET, if that is set.
-    pub fn new(notify_socket: Option<std::ffi::OsString>) -> Self {
+    pub fn new(notify_socket: Option<std::ffi::OsString>, watchdog: Option<Watchdog>) -> Self {
         let address =
             notify_socket
                 .map(OsStringExt::into_vec)
@@ -125,7 +166,27 @@ impl Supervisor {
                     [b'@', name @ ..] => SocketAddr::from_abstract_name(name).ok(),
                     path => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path)).ok(),
                 });
-        Self(address)
+        Self { address, watchdog }
+    }
+
+    /// Gives signs of life until it is over, as long as the mount answers. A mount that hangs gives none; one that is slow
+    /// has all the time between two of them to answer.
+    fn keep_informed(&self, over: &Stop) {
+        let Some(watchdog) = &self.watchdog else {
+            return;
+        };
+        let mut asked = true;
+        while !over.asked() {
+            if asked && let Err(err) = watchdog.ask(over) {
+                // It is better not watched than ended for no reason of its own.
+                log::error!("nobody asks the mount any more whether it answers: {err}");
+                asked = false;
+            }
+            self.tell("WATCHDOG=1");
+            if sys::poll_readable(&[over.as_fd()], Some(watchdog.every)).is_err() {
+                return;
+            }
+        }
     }
 
     fn ready(&self, config: &Config) {
@@ -145,9 +206,11 @@ impl Supervisor {
 
     /// A supervisor that does not listen is its own problem.
     fn tell(&self, state: &str) {
-        let Some(address) = &self.0 else { return };
-        let sent = UnixDatagram::unbound()
-            .and_then(|socket| socket.send_to_addr(state.as_bytes(), address));
+        let Some(address) = &self.address else { return };
+        let sent = UnixDatagram::unbound().and_then(|socket| {
+            socket.set_write_timeout(Some(TELLING))?;
+            socket.send_to_addr(state.as_bytes(), address)
+        });
         if let Err(err) = sent {
             log::warn!("cannot tell the supervisor at {address:?}: {err}");
         }
@@ -191,6 +254,7 @@ pub fn serve(
                 stop();
             });
         });
+        scope.spawn(|| supervisor.keep_informed(&over));
         let _watched_until_here = over.ask_on_drop();
         mount.wait()
     });
@@ -245,7 +309,7 @@ mod tests {
                 format!("@{abstract_name}").into(),
             ),
         ] {
-            Supervisor::new(Some(name)).stopping(Duration::from_secs(60));
+            Supervisor::new(Some(name), None).stopping(Duration::from_secs(60));
             let mut told = [0; 200];
             let len = socket.recv(&mut told).unwrap();
             let told = std::str::from_utf8(&told[..len]).unwrap();
@@ -254,7 +318,7 @@ mod tests {
                 "{told}"
             );
         }
-        Supervisor::new(None).stopping(Duration::MAX);
+        Supervisor::new(None, None).stopping(Duration::MAX);
     }
 
     #[test]

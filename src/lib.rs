@@ -49,7 +49,7 @@
 //! | [`metrics`] | what Prometheus and a browser are shown of a mount, and the last day of it | files, remotes, the file system |
 //! | [`config`] | remote, mountpoint and `-o` to a valid `Config`; the table of options | environment, files |
 //! | [`mount`] | builds and joins every part, owns every thread; [`mount::handover`]: another version goes on with a mount in use | the command line |
-//! | [`daemon`], [`logging`] | into the background and back with the news, signals, supervisor; where the log goes | what a mount is made of |
+//! | [`daemon`], [`logging`] | into the background and back with the news, signals, supervisor and its watchdog; where the log goes | what a mount is made of |
 //! | [`cli`] | the commands; the only one that prints, exits or reads the environment | |
 //!
 //! # Arrows
@@ -91,7 +91,8 @@
 //! 5. **Only trusted bytes.** [`object::Key`]; [`config`] turns `ro` into "never pushes"; [`signature::Meta`] has no room for
 //!    a privilege bit. Tests: `remote_contract` (`what_a_stranger_wrote_is_not_believed_and_is_written_over`), `scons::options`.
 //! 6. **It always mounts.** [`mount::Mount::start`] asks nothing over the network and does not wait for [`store::scan`].
-//!    Tests: `cli::mounts`, `mounted::big`, `mounted::stale`. Nor does opening a remote touch it.
+//!    Tests: `cli::mounts`, `mounted::big`, `mounted::stale`; under automounters and systemd `cli::autofs`, `cli::systemd`. Nor does
+//!    opening a remote touch it.
 //! 7. **The backing directory is a CacheDir.** [`store::layout`] makes nothing else but `.cachedirfs/`. Tests: `scons::backing`.
 //!
 //! # How to add

@@ -27,7 +27,7 @@ use rustix::process::{Resource, Rlimit};
 use crate::clock::Clock;
 use crate::config::{Config, Push};
 use crate::control::line::line;
-use crate::control::mounts::MountTable;
+use crate::control::mounts::{Device, MountTable, Mounted, is_dead};
 use crate::control::server::Server;
 use crate::control::{Controlled, Status};
 use crate::events::{Events, EventsError};
@@ -107,6 +107,8 @@ pub struct Summary {
 pub struct Mount {
     parts: Arc<Parts>,
     session: JoinHandle<()>,
+    /// What it is in the mount table.
+    number: Device,
     /// Fetch workers, evictor, and what else ends when the parts are stopped.
     helpers: Threads,
     uploaders: Threads,
@@ -211,19 +213,21 @@ impl Mount {
         workers::syncer(&mut syncer, &parts, &fs)?;
         // Before the mount answers anything: whoever sees that it does can ask how it is.
         let server_stop = Stop::new()?;
-        let server = parts.serve(server_stop.clone())?;
+        let number = parts.number()?;
+        let server = parts.serve(number, server_stop.clone())?;
         workers::metrics(&mut helpers, &parts)?;
         if let Some(devices) = devices {
             handover::resend(devices)?;
         }
         let session = threads::spawn("session", move || {
-            if let Err(e) = session.run() {
+            if let Err(e) = session::run_and_leave(session) {
                 log::error!("the FUSE session ended: {e}");
             }
         })?;
         Ok(Self {
             parts,
             session,
+            number,
             helpers,
             uploaders,
             syncer,
@@ -249,6 +253,7 @@ impl Mount {
     pub fn wait(self) -> Summary {
         let parts = &self.parts;
         parts.wait_for_unmount(&self.session);
+        parts.clear_away(self.number);
         parts.fetch.stop();
         let drained = parts.drain(&self.uploaders);
         parts.store.stop();
@@ -409,13 +414,15 @@ impl Parts {
         self.up_before + self.clock.now().saturating_sub(self.started)
     }
 
-    fn serve(self: &Arc<Self>, stop: Stop) -> Result<JoinHandle<()>, MountError> {
-        let config = &self.config;
+    fn number(&self) -> io::Result<Device> {
         let table = MountTable::read()?;
-        let device = table
-            .at(&config.mountpoint)
-            .ok_or_else(|| io::Error::other("the mount is not in the mount table"))?
-            .device;
+        let mounted = table.at(&self.config.mountpoint);
+        let not_there = || io::Error::other("the mount is not in the mount table");
+        Ok(mounted.ok_or_else(not_there)?.device)
+    }
+
+    fn serve(self: &Arc<Self>, device: Device, stop: Stop) -> Result<JoinHandle<()>, MountError> {
+        let config = &self.config;
         let controls = Arc::new(Controls(self.clone()));
         let server = Server::bind(&config.run_dir, device, controls, self.clock.clone())?;
         let stats = self.stats.clone();
@@ -465,6 +472,20 @@ impl Parts {
                 _ => {}
             }
             self.clock.sleep(UNMOUNT_TICK);
+        }
+    }
+
+    /// Takes the mount away if its session has ended without an unmount. Nothing else at the mountpoint is touched, not even
+    /// looked at: an automounter that is expiring us has everybody wait there, and waits for our end.
+    fn clear_away(&self, number: Device) {
+        let mountpoint = &self.config.mountpoint;
+        // The number may be another mount's by now.
+        let is_that = |m: &Mounted| m.is_ours() && m.device == number && is_dead(mountpoint);
+        if !MountTable::read().is_ok_and(|table| table.at(mountpoint).is_some_and(is_that)) {
+            return;
+        }
+        if let Err(e) = unmount(mountpoint) {
+            log::warn!("cannot unmount {}: {e}", mountpoint.display());
         }
     }
 

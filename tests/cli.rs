@@ -5,16 +5,24 @@
 
 #![allow(clippy::unwrap_used)] // also in helpers, which clippy does not take for tests
 
+/// automount(8), with maps of both kinds.
+mod autofs;
 /// Completion scripts, in the shells.
 mod completions;
 /// Configuration files, the environment and flags: what counts, and where it comes from.
 mod config;
+/// What containers have and lack.
+mod containers;
 /// mount(8) and fstab, through the helpers.
 mod fstab;
 /// Mounts come, are asked and go.
 mod mounts;
 /// A mount for the life of one command.
 mod run;
+/// The unit for systemd, what it makes of an fstab, and a systemd that runs it.
+mod systemd;
+/// A supervisor's watchdog.
+mod watchdog;
 
 use std::fs;
 use std::path::{Path, PathBuf};

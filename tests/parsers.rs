@@ -29,6 +29,7 @@ fn host() -> Host {
         home: Some("/root".into()),
         cache_home: None,
         runtime_dir: None,
+        credentials: None,
         bearer: Some(Secret::new(PASSWORD)),
         environment: Environment::default(),
         options: None,

@@ -1,18 +1,21 @@
 //! `cachedirfs mount`: checks what can be checked, then goes into the background and waits until the mount answers.
 
+use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::clock::SystemClock;
 use crate::config::shown::shown;
 use crate::config::{Config, options};
-use crate::daemon::{self, Side, Supervisor};
+use crate::daemon::{self, Side, Supervisor, Watchdog};
 use crate::logging::{self, Audience};
 use crate::mount::MountError;
 use crate::mount::handover::State;
 use crate::sys;
 
 use super::configure::{self, Typed};
-use super::{Env, Exit, Failure, complain, preflight, real_path, say};
+use super::{Env, Exit, Failure, complain, preflight, real_path, say, warden};
 
 /// Mount a remote cache on a directory
 ///
@@ -104,10 +107,16 @@ pub(super) fn cannot(config: &Config, why: impl std::fmt::Display) -> Failure {
 /// Goes on with a mount that the program before left to this one, which is the same process. If that fails, the mount
 /// goes: nobody could answer it any more.
 fn resume(config: Config, number: i32, foreground: bool, env: &Env) -> Result<Exit, Failure> {
-    let (audience, supervisor) = match foreground {
-        true => (env.audience(), Supervisor::new(env.notify_socket.clone())),
-        false => (Audience::Syslog, Supervisor::default()),
+    let (audience, supervisor, _line) = match foreground {
+        true => (env.audience(), supervisor(&config, env), Ok(None)),
+        false => (
+            Audience::Syslog,
+            Ok(Supervisor::default()),
+            attendant(&config),
+        ),
     };
+    // Without somebody to watch it the mount is still better than none.
+    let supervisor = supervisor.unwrap_or_default();
     logging::start(&config.log, audience).map_err(|err| cannot(&config, err))?;
     let shown = config.clone();
     let served = State::take(number)
@@ -136,9 +145,30 @@ fn resume(config: Config, number: i32, foreground: bool, env: &Env) -> Result<Ex
     })
 }
 
+/// Whoever supervises a daemon in the foreground. To be called before there are threads, or anything is open that is not
+/// the warden's business.
+fn supervisor(config: &Config, env: &Env) -> io::Result<Supervisor> {
+    let line = env.watchdog.map(|micros| {
+        let line = warden::start(&config.mountpoint, false)?;
+        Ok::<_, io::Error>(Watchdog::new(Duration::from_micros(micros), line))
+    });
+    Ok(Supervisor::new(
+        env.notify_socket.clone(),
+        line.transpose()?,
+    ))
+}
+
+/// Whoever takes the mount away if its daemon dies, where a dead one would keep an automounter from mounting anew. It ends with
+/// this process. To be called as `supervisor` is.
+fn attendant(config: &Config) -> io::Result<Option<UnixStream>> {
+    let automounted = preflight::is_automounted(&config.mountpoint);
+    let line = automounted.then(|| warden::start(&config.mountpoint, true));
+    line.transpose()
+}
+
 fn foreground(config: Config, env: &Env, mounted: impl FnOnce()) -> Result<Exit, Failure> {
+    let supervisor = supervisor(&config, env).map_err(|err| cannot(&config, err))?;
     logging::start(&config.log, env.audience()).map_err(|err| cannot(&config, err))?;
-    let supervisor = Supervisor::new(env.notify_socket.clone());
     let shown = config.clone();
     let ready = || {
         mounted();
@@ -154,13 +184,24 @@ fn background(config: Config, mounted: impl FnOnce()) -> Result<Exit, Failure> {
         .map_err(|err| cannot(&config, format!("cannot go into the background: {err}")))?;
     match side {
         Side::Starter(starter) => starter.wait().map_err(|why| cannot(&config, why))?,
-        Side::Daemon(messenger) => return Ok(serve_in_background(config, messenger)),
+        Side::Daemon(messenger) => return Ok(attended(config, messenger)),
     }
     mounted();
     Ok(Exit::Done)
 }
 
-/// The daemon's side. Until it is ready its news go to the starter, who prints them; then they go to the log.
+/// The daemon's side.
+fn attended(config: Config, messenger: daemon::Messenger) -> Exit {
+    match attendant(&config) {
+        Err(err) => {
+            messenger.failed(&format!("cannot start what watches the mount: {err}"));
+            Exit::Mount
+        }
+        Ok(_line) => serve_in_background(config, messenger),
+    }
+}
+
+/// Serves in the background. Until it is ready its news go to the starter, who prints them; then they go to the log.
 pub(super) fn serve_in_background(config: Config, messenger: daemon::Messenger) -> Exit {
     if let Err(err) = logging::start(&config.log, Audience::Syslog) {
         messenger.failed(&err.to_string());

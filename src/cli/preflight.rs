@@ -9,11 +9,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
-use crate::control::mounts::{MountTable, Mounted};
+use crate::control::mounts::{MountTable, Mounted, is_dead};
 use crate::sys;
 
-use super::complain;
 use super::umount::detach;
+use super::{complain, topmost};
 
 /// Names shown of a mountpoint that is not empty.
 const NAMES_SHOWN: usize = 3;
@@ -40,6 +40,8 @@ pub(super) fn check(config: &Config, path: Option<&OsStr>) -> Result<Vec<String>
     let mountpoint = &config.mountpoint;
     make_way(mountpoint)?;
     is_directory(mountpoint)?;
+    // If that pulled an automounter's trigger, it is mounted now.
+    make_way(mountpoint)?;
     apart(config)?;
     fuse_device()?;
     if !sys::may_administer() {
@@ -76,19 +78,9 @@ fn make_way(mountpoint: &Path) -> Result<(), String> {
     Ok(())
 }
 
-fn topmost(mountpoint: &Path) -> Result<Option<Mounted>, String> {
-    let table = MountTable::read().map_err(|err| format!("cannot read the mount table: {err}"))?;
-    Ok(table.at(mountpoint).cloned())
-}
-
-/// Whether the daemon behind a FUSE mount is gone.
-pub(super) fn is_dead(mountpoint: &Path) -> bool {
-    sys::file_system_size(mountpoint).is_err_and(|err| {
-        matches!(
-            err.raw_os_error(),
-            Some(libc::ENOTCONN | libc::ECONNABORTED)
-        )
-    })
+/// Whether what is to be mounted there stands over the trigger of an automounter, or in a directory of one.
+pub(super) fn is_automounted(mountpoint: &Path) -> bool {
+    MountTable::read().is_ok_and(|table| table.is_automounted(mountpoint))
 }
 
 fn is_directory(mountpoint: &Path) -> Result<(), String> {
@@ -233,7 +225,7 @@ fn not_empty(mountpoint: &Path) -> Option<String> {
     if topmost(mountpoint)
         .ok()
         .flatten()
-        .is_some_and(|m| m.fs_type == "autofs")
+        .is_some_and(|m| m.is_automounter())
     {
         return None;
     }

@@ -16,6 +16,35 @@ const SLUG_CHARS: usize = 40;
 /// Hex digits of the hash in a slug: enough to tell the mounts of one machine apart.
 const SLUG_DIGITS: usize = 12;
 
+/// What the name of a file begins with that systemd hands to a service.
+const CREDENTIAL: &str = "credential:";
+
+/// The file that the option `name` names: relative to where the command was typed, or as `credential:NAME` one that systemd
+/// hands to this service alone.
+pub(super) fn file(
+    name: &str,
+    typed: Option<PathBuf>,
+    host: &Host,
+) -> Result<Option<PathBuf>, ConfigError> {
+    let Some(typed) = typed else { return Ok(None) };
+    let Some(credential) = typed.to_str().and_then(|t| t.strip_prefix(CREDENTIAL)) else {
+        return Ok(Some(host.cwd.join(typed)));
+    };
+    let wrong = |why: &str| ConfigError::Value {
+        name: name.to_owned(),
+        why: why.to_owned(),
+    };
+    if ["", ".", ".."].contains(&credential) || credential.contains('/') {
+        return Err(wrong(
+            "behind credential: stands the NAME of a LoadCredential=NAME:FILE",
+        ));
+    }
+    let dir = host.credentials.as_ref().ok_or_else(|| {
+        wrong("credential:NAME is for services of systemd that have LoadCredential=; name a file here")
+    })?;
+    Ok(Some(dir.join(credential)))
+}
+
 /// The URL of a remote. It shows itself without credentials and without its query.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RemoteUrl {

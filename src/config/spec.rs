@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::places::{RemoteUrl, has_odd_port, scheme_len};
-use super::{ConfigError, Draft, Host, options, remote_options};
+use super::{ConfigError, Draft, Host, options, places, remote_options};
 use crate::remote::RemoteOptions;
 
 /// Most remotes in all, and in one tier: each has a thread and connections of its own.
@@ -156,11 +156,12 @@ fn tier(
         None => shards[0].url.to_string(),
         Some(group) => group.shown(&shards),
     };
-    let key_file = own.key_file.map(|file| host.cwd.join(file));
+    let key_file = places::file("key_file", own.key_file, host)?;
+    let remote_options = remote_options(own.remote, host)?;
     Ok(mode.map(|mode| Tier {
         mode,
         shards,
-        remote_options: remote_options(own.remote, host),
+        remote_options,
         key_file,
         lookup_timeout: own.lookup_timeout.unwrap_or(default_timeout),
         shown,

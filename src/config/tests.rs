@@ -10,6 +10,7 @@ fn host() -> Host {
         home: Some("/home/me".into()),
         cache_home: None,
         runtime_dir: None,
+        credentials: None,
         bearer: None,
         environment: Environment::default(),
         options: None,
@@ -201,6 +202,31 @@ fn the_last_of_two_counts_and_ro_never_pushes() {
         &host(),
     );
     assert_eq!(twice.unwrap().size, 2 * GIB);
+}
+
+#[test]
+fn a_credential_of_systemd_is_a_file_in_the_directory_that_it_gave_the_service() {
+    let service = Host {
+        credentials: Some("/run/credentials/x.service".into()),
+        ..host()
+    };
+    let options = ["bearer_file=credential:token,key_file=credential:key".to_owned()];
+    let remote = "https://h/c|client_key_file=credential:tls";
+    let config = Config::new(remote, Path::new("/m"), &options, &service).unwrap();
+    let in_service = |name: &str| Some(Path::new("/run/credentials/x.service").join(name));
+    assert_eq!(config.key_file, in_service("key"));
+    assert_eq!(config.remote_options.bearer_file, in_service("token"));
+    let tier = &config.tiers[0];
+    assert_eq!(tier.key_file, in_service("key"));
+    assert_eq!(tier.remote_options.client_key_file, in_service("tls"));
+    let escape = ["basic_file=credential:../shadow".to_owned()];
+    let escaped = Config::new("https://h/c", Path::new("/m"), &escape, &service);
+    assert!(escaped.unwrap_err().to_string().contains("LoadCredential"));
+    let elsewhere = error("netrc_file=credential:logins");
+    assert!(
+        elsewhere.contains("`netrc_file`") && elsewhere.contains("LoadCredential"),
+        "{elsewhere}"
+    );
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! The mount table, as far as it concerns us. Reading it asks nothing of the mounts themselves, so it works on
-//! dead ones and never triggers an automount.
+//! dead ones and never triggers an automount. Only [`is_dead`] asks.
 
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+
+use crate::sys;
 
 /// What our mounts are called in the mount table.
 pub const FS_TYPE: &str = "fuse.cachedirfs";
@@ -44,6 +46,11 @@ impl Mounted {
     pub fn is_ours(&self) -> bool {
         self.fs_type == FS_TYPE
     }
+
+    /// Whether an automounter mounts on access what is there, or in there.
+    pub fn is_automounter(&self) -> bool {
+        self.fs_type == "autofs"
+    }
 }
 
 /// The mount table, in the order in which the mounts were made.
@@ -71,12 +78,30 @@ impl MountTable {
         path.ancestors().find_map(|dir| self.at(dir))
     }
 
+    /// Whether an automounter mounts at `mountpoint`, over a trigger there or in a directory of its own; whatever is mounted
+    /// there by now.
+    pub fn is_automounted(&self, mountpoint: &Path) -> bool {
+        let around = mountpoint.parent().and_then(|dir| self.containing(dir));
+        let here = self.0.iter().filter(|m| m.mountpoint == mountpoint);
+        here.chain(around).any(Mounted::is_automounter)
+    }
+
     /// All of ours, each mountpoint once.
     pub fn ours(&self) -> impl Iterator<Item = &Mounted> {
         self.0
             .iter()
             .filter(|m| m.is_ours() && self.at(&m.mountpoint) == Some(m))
     }
+}
+
+/// Whether the daemon behind the FUSE mount at `mountpoint` is gone. One that lives but hangs is waited for.
+pub fn is_dead(mountpoint: &Path) -> bool {
+    sys::file_system_size(mountpoint).is_err_and(|err| {
+        matches!(
+            err.raw_os_error(),
+            Some(libc::ENOTCONN | libc::ECONNABORTED)
+        )
+    })
 }
 
 /// `36 35 0:50 / /mnt/c rw,relatime shared:1 - fuse.cachedirfs SOURCE rw,user_id=0,…`: optional fields end with a lone dash.
@@ -153,6 +178,11 @@ nonsense
         );
         assert_eq!(table.at(Path::new("/mnt/over")).unwrap().fs_type, "tmpfs");
         assert!(table.at(Path::new("/bad")).is_none());
+        assert!(
+            table.is_automounted(Path::new("/mnt/c"))
+                && table.is_automounted(Path::new("/mnt/c/d"))
+        );
+        assert!(!table.is_automounted(Path::new("/mnt/over")));
         let inside = table.containing(Path::new("/mnt/a b\\c/XX/y")).unwrap();
         assert_eq!(inside.owner, Some(1000));
         let ours: Vec<_> = table.ours().map(|m| m.device.minor).collect();

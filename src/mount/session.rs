@@ -1,7 +1,9 @@
 //! The session with the kernel: what is asked of it, begun anew or gone on with.
 
 use std::io;
+use std::mem::{self, ManuallyDrop};
 use std::sync::Arc;
+use std::thread;
 
 use fuser::{MountOption, Session, SessionACL};
 
@@ -77,6 +79,18 @@ impl Parts {
             .is_ok();
         options
     }
+}
+
+/// Runs a session to its end, and leaves it to `Parts::clear_away` what is at the mountpoint then.
+///
+/// fuser would unmount, also when that was done already and something else is mounted there by now: the test by which it means
+/// to tell (0.18, `is_mounted`) says yes in either case.
+pub(super) fn run_and_leave(session: Session<FuseFs>) -> io::Result<()> {
+    let mut running = ManuallyDrop::new(session.spawn()?);
+    // The thread can be had only in exchange for another one.
+    let nothing = thread::Builder::new().spawn(|| Ok(()))?;
+    let ended = mem::replace(&mut running.guard, nothing).join();
+    ended.unwrap_or_else(|_| Err(io::Error::other("its thread panicked")))
 }
 
 /// Why there can be no passthrough, as far as that is known before a file is opened.

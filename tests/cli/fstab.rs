@@ -14,6 +14,8 @@ use crate::support::workspace;
 const INSTALL: &str = r#"
 # What others have mounted is not this machine's: umount -a would ask their daemons.
 grep ' - fuse.cachedirfs ' /proc/self/mountinfo | while read -r _ _ _ _ dir _; do umount --internal-only --lazy "$dir"; done
+# Nor are their sockets, nor automount's.
+mount -t tmpfs tmpfs /run
 mkdir sbin.real sbin
 mount --bind /usr/sbin sbin.real
 for program in sbin.real/*; do ln -s "$PWD/$program" "sbin/${program##*/}"; done
@@ -35,10 +37,10 @@ is() { [ "$1" = "$2" ] || { echo "is $1, should be $2"; exit 1; }; }
 "#;
 
 /// Runs a script in a directory with `remote`, `mnt` and `mnt2`; whatever it leaves mounted goes with its namespace.
-struct Machine(TempDir);
+pub(super) struct Machine(TempDir);
 
 impl Machine {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = workspace();
         for name in ["remote", "mnt", "mnt2"] {
             fs::create_dir(dir.path().join(name)).unwrap();
@@ -46,13 +48,18 @@ impl Machine {
         Self(dir)
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.0.path()
     }
 
-    fn fstab(&self, lines: &str) {
+    pub(super) fn fstab(&self, lines: &str) {
+        self.write("fstab", lines);
+    }
+
+    /// Writes a file in which HERE stands for the directory.
+    pub(super) fn write(&self, name: &str, text: &str) {
         let here = self.path().display().to_string();
-        fs::write(self.path().join("fstab"), lines.replace("HERE", &here)).unwrap();
+        fs::write(self.path().join(name), text.replace("HERE", &here)).unwrap();
     }
 
     fn run(&self, script: &str) -> Output {
@@ -66,7 +73,7 @@ impl Machine {
     }
 
     #[track_caller]
-    fn succeeds(&self, script: &str) -> String {
+    pub(super) fn succeeds(&self, script: &str) -> String {
         let output = self.run(script);
         let said = format!(
             "{}{}",
