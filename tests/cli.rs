@@ -11,6 +11,8 @@ mod autofs;
 mod completions;
 /// Configuration files, the environment and flags: what counts, and where it comes from.
 mod config;
+/// What containers have and lack.
+mod containers;
 /// mount(8) and fstab, through the helpers.
 mod fstab;
 /// Mounts come, are asked and go.

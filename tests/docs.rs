@@ -426,6 +426,7 @@ fn mandoc_has_nothing_to_say() {
     let pages = [
         "man/cachedirfs.1",
         "man/cachedirfs.5",
+        "man/cachedirfs-containers.7",
         "man/mount.cachedirfs.8",
     ];
     let mut mandoc = Command::new("mandoc");
