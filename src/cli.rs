@@ -22,6 +22,7 @@ mod rm;
 mod run;
 mod status;
 mod umount;
+mod upgrade;
 mod verify;
 
 use std::ffi::OsString;
@@ -33,8 +34,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::Host;
 use crate::config::places;
+use crate::config::{Host, Relaunch};
 use crate::control::mounts::{MountTable, Mounted};
 use crate::logging::Audience;
 use crate::remote::{Environment, Secret};
@@ -62,6 +63,7 @@ struct Args {
 enum Command {
     Mount(mount::Args),
     Umount(umount::Args),
+    Upgrade(upgrade::Args),
     Run(run::Args),
     Status(status::Args),
     Flush(flush::Args),
@@ -110,6 +112,7 @@ pub fn run() -> ExitCode {
     let end = match args.command {
         Command::Mount(args) => mount::run(&args, &env),
         Command::Umount(args) => umount::run(&args, &env),
+        Command::Upgrade(args) => upgrade::run(&args, &env),
         Command::Run(args) => return run::run(&args, &env),
         Command::Status(args) => status::run(&args, &env),
         Command::Flush(args) => flush::run(&args, &env),
@@ -134,6 +137,8 @@ struct Env {
     notify_socket: Option<OsString>,
     journal_stream: Option<OsString>,
     path: Option<OsString>,
+    /// Where the program before, in this same process, left how its mount stands.
+    handover: Option<i32>,
 }
 
 impl Env {
@@ -161,6 +166,18 @@ impl Env {
             notify_socket: std::env::var_os("NOTIFY_SOCKET"),
             journal_stream: std::env::var_os("JOURNAL_STREAM"),
             path: std::env::var_os("PATH"),
+            handover: text(Relaunch::VARIABLE).and_then(|number| number.parse().ok()),
+        }
+    }
+
+    /// How this program was started.
+    fn relaunch(&self) -> Relaunch {
+        Relaunch {
+            args: std::env::args_os().collect(),
+            directory: self.host.cwd.clone(),
+            environment: std::env::vars_os()
+                .filter(|(name, _)| name != Relaunch::VARIABLE)
+                .collect(),
         }
     }
 

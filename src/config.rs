@@ -10,6 +10,7 @@
 pub mod foreign;
 pub mod options;
 pub mod places;
+mod relaunch;
 mod spec;
 mod values;
 
@@ -22,6 +23,7 @@ use log::LevelFilter;
 use crate::remote::{Environment, RemoteOptions, Secret};
 
 pub use places::RemoteUrl;
+pub use relaunch::Relaunch;
 pub use spec::{Mode, Shard, Tier};
 pub use values::{Amount, amount, duration};
 
@@ -53,6 +55,8 @@ const MIN_EVENT_THREADS: usize = 2;
 /// Everything that a mount needs to know, validated.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// How this program was started, so that another version can go on where it stands; nobody may where it is absent.
+    pub relaunch: Option<Relaunch>,
     /// All remotes, as they were typed.
     pub remote: RemoteUrl,
     /// The same, one by one, in the order in which they are asked; never empty.
@@ -320,6 +324,7 @@ impl Draft {
         let ro = self.ro.unwrap_or(false);
         let size = size(self.size, disk)?;
         Ok(Config {
+            relaunch: None,
             size,
             pending_max: self.pending_max.unwrap_or(DEFAULT_PENDING),
             pending_size: match self.pending_size {

@@ -14,6 +14,7 @@ pub mod lists;
 pub mod mounts;
 pub mod server;
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
@@ -56,6 +57,9 @@ pub trait Controlled: Send + Sync {
 
     /// Asks it to unmount and stop.
     fn stop(&self);
+
+    /// Becomes another program, which reads this format of what it is left; returns why not.
+    fn hand_over(&self, program: &Path, format: u32) -> String;
 }
 
 /// How a mount is doing.
@@ -74,6 +78,8 @@ pub struct Status {
     pub backing: String,
     /// How long it has been up.
     pub uptime_seconds: u64,
+    /// How often another version took it over meanwhile.
+    pub upgrades: u32,
     /// Never writes the remote.
     pub read_only: bool,
     /// `on`, `off` or `sync`.
@@ -235,6 +241,13 @@ pub enum Request {
     },
     /// Answer when they are removed.
     Remove(Removal),
+    /// Become that program. There is an answer only if that cannot be.
+    Upgrade {
+        /// Which.
+        program: PathBuf,
+        /// What it can read.
+        format: u32,
+    },
     /// Answer when the mount is gone and drained.
     Stop {
         /// Whether the daemon is to unmount; otherwise the asker does.

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::mount::handover::State;
 use crate::mount::{Mount, MountError, Summary};
 use crate::stop::Stop;
 use crate::sys::{self, EndSignals, Forked};
@@ -156,22 +157,29 @@ impl Supervisor {
 /// Mounts, calls `ready` when the mount answers, and stays until it is unmounted and drained. If `ready` fails, it unmounts again.
 ///
 /// The first SIGTERM, SIGINT or SIGHUP asks to unmount, and one more to leave the draining.
+///
+/// With a state it goes on with the mount that another program left to this one.
 pub fn serve(
     config: Config,
     clock: Arc<dyn Clock>,
+    state: Option<State>,
     supervisor: &Supervisor,
     ready: impl FnOnce() -> io::Result<()>,
 ) -> Result<Summary, MountError> {
     let signals = EndSignals::block()?;
     let over = Stop::new()?;
     let shown = config.clone();
-    let mount = Mount::start(config, clock)?;
+    let taken_over = state.is_some();
+    let mount = match state {
+        None => Mount::start(config, clock)?,
+        Some(state) => Mount::resume(config, clock, state)?,
+    };
     let stop = mount.stopper();
-    log::info!(
-        "{} is mounted on {}",
-        shown.remote,
-        shown.mountpoint.display()
-    );
+    let (remote, mountpoint) = (&shown.remote, shown.mountpoint.display());
+    match taken_over {
+        false => log::info!("{remote} is mounted on {mountpoint}"),
+        true => log::info!("{remote} is taken over on {mountpoint}"),
+    }
     match ready() {
         Ok(()) => supervisor.ready(&shown),
         Err(_) => stop(),

@@ -241,6 +241,14 @@ impl Fetch {
         }
     }
 
+    /// Tells all who wait "not now". The fetches go on.
+    pub fn dismiss(&self) {
+        let waiting = self.state().flights.take_all();
+        for waiter in waiting {
+            waiter(Outcome::Unknown);
+        }
+    }
+
     /// Fetches what comes through the channel until it closes.
     pub fn run_worker(&self, jobs: &Receiver<Place>) {
         for place in jobs {

@@ -16,6 +16,7 @@ pub mod attr;
 pub mod dirs;
 pub mod entries;
 pub mod files;
+pub mod handover;
 mod leftovers;
 pub mod lock;
 pub mod names;

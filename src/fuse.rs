@@ -5,16 +5,16 @@
 //! thread. A handler that panics answers EIO and is counted; the event loop goes on.
 
 mod convert;
+pub mod gate;
 mod hands;
+pub mod link;
 mod passthrough;
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -25,11 +25,12 @@ use fuser::{
 };
 
 use crate::fetch::Outcome;
-use crate::fs::dirs::DirHandle;
 use crate::fs::setattr::Changes;
 use crate::fs::{Caller, Fs, Kernel, Looked};
 use convert::{absent_attr, attr, error, kind, stamp};
+use gate::Gate;
 pub use hands::Hands;
+use link::Link;
 pub use passthrough::Passthrough;
 
 /// Generations are not needed: a number is not used again while the kernel knows the inode that had it.
@@ -49,40 +50,39 @@ pub struct FuseFs {
     fs: Arc<Fs>,
     passthrough: Arc<Passthrough>,
     hands: Arc<Hands>,
-    dirs: Mutex<HashMap<u64, Arc<DirHandle>>>,
-    next_dir: AtomicU64,
+    link: Arc<Link>,
     sync: bool,
 }
 
 impl FuseFs {
     /// Speaks FUSE for `fs`. With `sync`, a rename onto an entry's name is answered once its upload was tried.
-    pub fn new(fs: Arc<Fs>, passthrough: Arc<Passthrough>, hands: Arc<Hands>, sync: bool) -> Self {
+    pub fn new(
+        fs: Arc<Fs>,
+        passthrough: Arc<Passthrough>,
+        hands: Arc<Hands>,
+        link: Arc<Link>,
+        sync: bool,
+    ) -> Self {
         Self {
             fs,
             passthrough,
             hands,
-            dirs: Mutex::default(),
-            next_dir: AtomicU64::new(1),
+            link,
             sync,
         }
     }
 
     /// Runs a handler. If it panics, its reply is dropped on the way, which answers EIO.
     fn guard(&self, handler: impl FnOnce()) {
+        let inside = self.link.gate.enter();
         self.hands.enter();
         if catch_unwind(AssertUnwindSafe(handler)).is_err() {
             self.fs.stats().panics.one();
             log::error!("bug: a file system operation panicked and was answered with EIO");
         }
+        // It may be parked there.
+        drop(inside);
         self.hands.leave();
-    }
-
-    fn dir(&self, fh: FileHandle) -> Option<Arc<DirHandle>> {
-        self.dirs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&fh.0)
-            .cloned()
     }
 
     /// Answers a lookup after the remote was asked.
@@ -146,6 +146,7 @@ fn caller(req: &Request) -> Caller {
 
 impl Filesystem for FuseFs {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        self.link.agreed(config);
         let wanted = InitFlags::FUSE_PARALLEL_DIROPS | InitFlags::FUSE_ASYNC_DIO;
         let known = config.capabilities() & wanted;
         config.add_capabilities(known).ok();
@@ -169,7 +170,11 @@ impl Filesystem for FuseFs {
             Ok(Looked::Absent(ttl)) => absent(reply, ttl),
             Ok(Looked::Ask(place)) => {
                 let (fs, name) = (self.fs.clone(), name.to_owned());
-                let waiter = move |outcome| Self::answer(&fs, outcome, parent.0, &name, reply);
+                let stay = self.link.gate.stay();
+                let waiter = move |outcome| {
+                    Self::answer(&fs, outcome, parent.0, &name, reply);
+                    drop(stay);
+                };
                 self.fs.fetcher().ask(place, Box::new(waiter));
             }
             Err(e) => reply.error(self.error(e)),
@@ -298,12 +303,17 @@ impl Filesystem for FuseFs {
         self.guard(|| {
             let (fs, sync, bits) = (self.fs.clone(), self.sync, flags.bits());
             let (name_there, newname_there) = (name.to_owned(), newname.to_owned());
+            let stay = self.link.gate.stay();
             let job = move || {
                 let from = (parent.0, name_there.as_os_str());
                 let to = (newparent.0, newname_there.as_os_str());
                 match fs.rename(from, to, bits) {
                     Ok(Some(upload)) if sync => {
-                        fs.when_tried(upload, Box::new(move || reply.ok()));
+                        let answer = move || {
+                            reply.ok();
+                            drop(stay);
+                        };
+                        return fs.when_tried(upload, Box::new(answer));
                     }
                     Ok(_) => reply.ok(),
                     Err(e) => {
@@ -311,6 +321,7 @@ impl Filesystem for FuseFs {
                         reply.error(error(e));
                     }
                 }
+                drop(stay);
             };
             let (from, to) = ((parent.0, name), (newparent.0, newname));
             self.fs.when_room_for_rename(from, to, Box::new(job));
@@ -330,15 +341,13 @@ impl Filesystem for FuseFs {
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.guard(|| match self.fs.open(ino.0, flags.0) {
-            Ok((fh, handle)) => {
-                let id = self
-                    .passthrough
-                    .open(ino.0, || reply.open_backing(&handle.file));
-                match id {
-                    Some(id) => reply.opened_passthrough(FileHandle(fh), PASSED, &id),
-                    None => reply.opened(FileHandle(fh), CACHED),
+            Ok((fh, handle)) => match self.passthrough.open(ino.0, &handle.file) {
+                Some(backing) => {
+                    let id = backing.for_open(&reply);
+                    reply.opened_passthrough(FileHandle(fh), PASSED, &id);
                 }
-            }
+                None => reply.opened(FileHandle(fh), CACHED),
+            },
             Err(e) => reply.error(self.error(e)),
         });
     }
@@ -358,11 +367,9 @@ impl Filesystem for FuseFs {
                 Ok((found, fh, handle)) => {
                     let (ttl, shown) = (found.entry_ttl.min(found.attr_ttl), attr(&found.attr));
                     let fh = FileHandle(fh);
-                    let id = self
-                        .passthrough
-                        .open(shown.ino.0, || reply.open_backing(&handle.file));
-                    match id {
-                        Some(id) => {
+                    match self.passthrough.open(shown.ino.0, &handle.file) {
+                        Some(backing) => {
+                            let id = backing.for_create(&reply);
                             reply.created_passthrough(&ttl, &shown, GENERATION, fh, PASSED, &id);
                         }
                         None => reply.created(&ttl, &shown, GENERATION, fh, CACHED),
@@ -442,10 +449,7 @@ impl Filesystem for FuseFs {
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.guard(|| match self.fs.opendir(ino.0) {
             Ok(handle) => {
-                let fh = self.next_dir.fetch_add(1, Ordering::Relaxed);
-                let mut dirs = self.dirs.lock().unwrap_or_else(PoisonError::into_inner);
-                dirs.insert(fh, Arc::new(handle));
-                drop(dirs);
+                let fh = self.link.add_dir(handle);
                 reply.opened(FileHandle(fh), FopenFlags::empty());
             }
             Err(e) => reply.error(self.error(e)),
@@ -461,7 +465,7 @@ impl Filesystem for FuseFs {
         mut reply: ReplyDirectory,
     ) {
         self.guard(|| {
-            let Some(handle) = self.dir(fh) else {
+            let Some(handle) = self.link.dir(fh.0) else {
                 return reply.error(Errno::EBADF);
             };
             let mut add = |e: crate::fs::dirs::DirEntry<'_>| {
@@ -483,12 +487,7 @@ impl Filesystem for FuseFs {
         reply: ReplyEmpty,
     ) {
         self.guard(|| {
-            let gone = self
-                .dirs
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(&fh.0);
-            drop(gone);
+            self.link.close_dir(fh.0);
             reply.ok();
         });
     }
@@ -501,7 +500,7 @@ impl Filesystem for FuseFs {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.guard(|| match self.dir(fh) {
+        self.guard(|| match self.link.dir(fh.0) {
             Some(handle) => self.empty(reply, self.fs.fsyncdir(&handle)),
             None => reply.error(Errno::EBADF),
         });
@@ -649,11 +648,17 @@ const PASSED: FopenFlags = FopenFlags::FOPEN_NOFLUSH;
 const CACHED: FopenFlags = FopenFlags::FOPEN_NOFLUSH.union(FopenFlags::FOPEN_KEEP_CACHE);
 
 /// The kernel, to be told of changes that it did not make.
-pub struct Invalidator(pub Notifier);
+pub struct Invalidator {
+    /// Where it is told.
+    pub notifier: Notifier,
+    /// Shut while the session changes hands.
+    pub gate: Arc<Gate>,
+}
 
 impl Kernel for Invalidator {
     fn forget_name(&self, parent: u64, name: &OsStr) {
-        if let Err(e) = self.0.inval_entry(INodeNo(parent), name) {
+        let _notice = self.gate.notice();
+        if let Err(e) = self.notifier.inval_entry(INodeNo(parent), name) {
             log::debug!("cannot have the kernel forget {name:?}: {e}");
         }
     }

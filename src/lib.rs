@@ -47,7 +47,7 @@
 //! | [`control`] | the socket: status, flush, remove, stop; both ends; the mount table | what a mount is made of |
 //! | [`metrics`] | what Prometheus and a browser are shown of a mount, and the last day of it | files, remotes, the file system |
 //! | [`config`] | remote, mountpoint and `-o` to a valid `Config`; the table of options | environment, files |
-//! | [`mount`] | builds and joins every part, owns every thread | the command line |
+//! | [`mount`] | builds and joins every part, owns every thread; [`mount::handover`]: another version goes on with a mount in use | the command line |
 //! | [`daemon`], [`logging`] | into the background and back with the news, signals, supervisor; where the log goes | what a mount is made of |
 //! | [`cli`] | the commands; the only one that prints, exits or reads the environment | |
 //!

@@ -5,20 +5,21 @@
 
 mod chores;
 mod controls;
+pub mod handover;
 mod remotes;
 mod runner;
+mod session;
 mod threads;
 mod workers;
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use fuser::{MountOption, Session, SessionACL};
 use rustix::process::{Resource, Rlimit};
 
 use crate::clock::Clock;
@@ -27,7 +28,8 @@ use crate::control::mounts::MountTable;
 use crate::control::server::Server;
 use crate::fetch::{self, Fetch};
 use crate::fs::{self, Fs};
-use crate::fuse::{FuseFs, Hands, Invalidator, Passthrough};
+use crate::fuse::link::Link;
+use crate::fuse::{Hands, Invalidator, Passthrough};
 use crate::metrics::server::Standing;
 use crate::name::PRIVATE_DIR;
 use crate::remote::{KeyError, RemoteError};
@@ -39,6 +41,7 @@ use crate::upload::{self, Uploads};
 use crate::{name::Place, sys};
 use chores::Chore;
 use controls::Controls;
+use handover::State;
 use remotes::Remotes;
 pub use remotes::{Opened, open_remote, open_remotes};
 use threads::Threads;
@@ -123,21 +126,59 @@ struct Parts {
     /// Asked when everything else has ended.
     over: Stop,
     started: Duration,
+    /// How long it was up in programs that handed it over, and how many did.
+    up_before: Duration,
+    handovers: u32,
+    /// What files are made with that are not made for somebody.
+    umask: u32,
+    link: Arc<Link>,
+    /// Set once it is mounted.
+    fs: OnceLock<Arc<Fs>>,
+    device: OnceLock<Arc<OwnedFd>>,
 }
 
 impl Mount {
     /// Mounts; returns when the mount answers.
     pub fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, MountError> {
+        Self::begin(config, clock, None)
+    }
+
+    /// Goes on with what another program has mounted and left to this one.
+    pub fn resume(config: Config, clock: Arc<dyn Clock>, state: State) -> Result<Self, MountError> {
+        Self::begin(config, clock, Some(state))
+    }
+
+    fn begin(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        state: Option<State>,
+    ) -> Result<Self, MountError> {
         let umask = prepare_process();
-        let (parts, jobs) = Parts::build(config, clock, umask)?;
+        let (mut parts, jobs) = Parts::build(config, clock, umask)?;
+        if let Some(state) = &state {
+            parts.up_before = Duration::from_millis(state.up_millis);
+            parts.handovers = state.handovers;
+            parts.stats.restore(&state.counters);
+        }
         let parts = Arc::new(parts);
         let fs = Arc::new(parts.file_system()?);
-        let session = parts.session(&fs)?;
-        fs.set_kernel(Box::new(Invalidator(session.notifier())));
+        let (session, devices) = match state {
+            None => (parts.session(&fs)?, None),
+            Some(state) => {
+                let (session, devices) = parts.resumed(&fs, state)?;
+                (session, Some(devices))
+            }
+        };
+        fs.set_kernel(Box::new(Invalidator {
+            notifier: session.notifier(),
+            gate: parts.link.gate.clone(),
+        }));
         parts.wire_upkeep(&fs);
-        parts
-            .hands
-            .set_device(session.as_fd().try_clone_to_owned()?);
+        let device = Arc::new(session.as_fd().try_clone_to_owned()?);
+        parts.hands.set_device(device.try_clone()?);
+        parts.passthrough.set_device(device.clone());
+        parts.device.get_or_init(|| device);
+        parts.fs.get_or_init(|| fs.clone());
 
         let mut helpers = Threads::default();
         let mut uploaders = Threads::default();
@@ -156,6 +197,9 @@ impl Mount {
         let server_stop = Stop::new()?;
         let server = parts.serve(server_stop.clone())?;
         workers::metrics(&mut helpers, &parts)?;
+        if let Some(devices) = devices {
+            handover::resend(devices)?;
+        }
         let session = threads::spawn("session", move || {
             if let Err(e) = session.run() {
                 log::error!("the FUSE session ended: {e}");
@@ -265,11 +309,17 @@ impl Parts {
             ))
         });
         let (chores, chores_todo) = crossbeam_channel::bounded(chores::WAITING);
-        let off = no_passthrough(&config).map(str::to_owned);
+        let off = session::no_passthrough(&config).map(str::to_owned);
         let parts = Self {
             drain_millis: AtomicU64::new(millis(config.drain_timeout)),
             started: clock.now(),
             metrics: Arc::default(),
+            up_before: Duration::ZERO,
+            handovers: 0,
+            umask,
+            link: Arc::default(),
+            fs: OnceLock::new(),
+            device: OnceLock::new(),
             passthrough: Arc::new(Passthrough::new(off)),
             hands: Arc::new(Hands::new(config.event_threads)?),
             fetch: Arc::new(fetch),
@@ -323,52 +373,8 @@ impl Parts {
         }
     }
 
-    fn session(&self, fs: &Arc<Fs>) -> Result<Session<FuseFs>, MountError> {
-        let sync = self.config.push == Push::Sync;
-        let (passthrough, hands) = (self.passthrough.clone(), self.hands.clone());
-        let fuse = FuseFs::new(fs.clone(), passthrough, hands, sync);
-        Session::new(fuse, &self.config.mountpoint, &self.kernel_options()).map_err(|source| {
-            MountError::Kernel {
-                what: format!("cannot mount FUSE on {}", self.config.mountpoint.display()),
-                hint: hint(&source),
-                source,
-            }
-        })
-    }
-
-    fn kernel_options(&self) -> fuser::Config {
-        let config = &self.config;
-        let flags = &config.kernel;
-        let mut options = fuser::Config::default();
-        options.mount_options = vec![
-            MountOption::FSName(config.fsname.clone()),
-            MountOption::CUSTOM("subtype=cachedirfs".into()),
-        ];
-        let switches = [
-            (config.default_permissions, MountOption::DefaultPermissions),
-            (flags.nosuid, MountOption::NoSuid),
-            (flags.nodev, MountOption::NoDev),
-            (flags.noexec, MountOption::NoExec),
-            (flags.noatime, MountOption::NoAtime),
-        ];
-        let on = switches
-            .into_iter()
-            .filter(|(on, _)| *on)
-            .map(|(_, option)| option);
-        options.mount_options.extend(on);
-        options.acl = if config.allow_other {
-            SessionACL::All
-        } else {
-            SessionACL::Owner
-        };
-        options.n_threads = Some(config.event_threads);
-        // Each event loop a descriptor of its own, if this user may open the device.
-        options.clone_fd = std::fs::File::options()
-            .read(true)
-            .write(true)
-            .open(DEVICE)
-            .is_ok();
-        options
+    fn uptime(&self) -> Duration {
+        self.up_before + self.clock.now().saturating_sub(self.started)
     }
 
     fn serve(self: &Arc<Self>, stop: Stop) -> Result<JoinHandle<()>, MountError> {
@@ -489,14 +495,6 @@ fn upload_limits(config: &Config) -> upload::Limits {
     }
 }
 
-/// Why there can be no passthrough, as far as that is known before a file is opened.
-fn no_passthrough(config: &Config) -> Option<&'static str> {
-    if !config.passthrough {
-        return Some("switched off (nopassthrough)");
-    }
-    (!sys::may_administer()).then_some("it takes root (CAP_SYS_ADMIN)")
-}
-
 /// What the whole process needs: modes as they are asked for, and as many descriptors as it may have. The umask
 /// that it had.
 fn prepare_process() -> u32 {
@@ -533,17 +531,6 @@ fn unmount_by_helper(mountpoint: &Path) -> io::Result<()> {
         Ok(())
     } else {
         Err(io::Error::other(format!("fusermount3 -uz: {status}")))
-    }
-}
-
-fn hint(error: &io::Error) -> &'static str {
-    let text = error.to_string();
-    if text.contains("user_allow_other") {
-        "; add the line user_allow_other to /etc/fuse.conf, or leave allow_other out"
-    } else if error.kind() == io::ErrorKind::NotFound {
-        "; install fuse3 (for fusermount3), and in a container give it --device /dev/fuse"
-    } else {
-        ""
     }
 }
 

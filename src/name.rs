@@ -3,6 +3,8 @@
 //!
 //! Nothing here touches a disk.
 
+use serde::{Deserialize, Serialize};
+
 use crate::signature::Signature;
 
 /// Our private directory in the root of the backing directory. It is never visible in the mount.
@@ -23,7 +25,7 @@ pub enum RootFile {
 }
 
 /// Where a name stands in the tree.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Dir {
     /// The root of the mount.
     Root,

@@ -32,6 +32,11 @@ macro_rules! counters {
         pub struct Snapshot { $($(#[$doc])* pub $name: u64,)* }
 
         impl Stats {
+            /// Goes on from these.
+            pub fn restore(&self, counters: &Snapshot) {
+                $(self.$name.add(counters.$name);)*
+            }
+
             /// The counters now.
             pub fn snapshot(&self) -> Snapshot {
                 Snapshot { $($name: self.$name.get(),)* }

@@ -2,6 +2,9 @@
 //! library does not offer. No policy here.
 #![allow(unsafe_code)]
 
+pub mod backing;
+pub mod exec;
+
 // --- daemon, control socket, logging and mounting: what `cli`, `daemon`, `control` and `logging` need ---
 
 use std::ffi::{CStr, CString};

@@ -14,4 +14,5 @@ mod powercut;
 mod secrets;
 mod stale;
 mod stop;
+mod upgrade;
 mod users;

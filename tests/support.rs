@@ -24,6 +24,7 @@ pub(crate) mod tree;
 pub(crate) mod venv;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -65,4 +66,13 @@ pub(crate) fn wait_until(what: &str, limit: Duration, mut holds: impl FnMut() ->
 /// Tests of permissions, ownership and other users mean something only when they run as root.
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// Says that it is over, however that comes.
+pub(crate) struct SetOnDrop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }

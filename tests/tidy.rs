@@ -52,14 +52,15 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
             "signature",
             "stats",
             "store",
+            "sys",
             "upload",
         ],
-        "knows neither kernel nor remote",
+        "knows neither kernel nor remote; sys for descriptors that outlive the program",
     ),
     (
         "fuse",
-        &["fetch", "fs", "sys"],
-        "fetch only for the outcome of one, sys for the doorbell of the event loops' watch",
+        &["clock", "fetch", "fs", "sys"],
+        "fetch only for the outcome of one, sys for what the kernel is asked by number",
     ),
     (
         "config",
@@ -126,11 +127,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
 
 /// What may be said only in some files: patterns of code, files (a prefix of the path below `src/`), and why.
 const ONLY_IN: &[(&[&str], &[&str], &str)] = &[
-    (
-        &["unsafe "],
-        &["sys.rs"],
-        "every unsafe block is in one place",
-    ),
+    (&["unsafe "], &["sys"], "every unsafe block is in one place"),
     (
         &[
             "println!",
@@ -164,7 +161,7 @@ const ONLY_IN: &[(&[&str], &[&str], &str)] = &[
     ),
     (
         &["fuser::"],
-        &["fuse", "mount.rs"],
+        &["fuse", "mount.rs", "mount/session.rs", "sys/backing.rs"],
         "one thin layer speaks FUSE",
     ),
     (

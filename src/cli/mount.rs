@@ -6,6 +6,9 @@ use crate::clock::SystemClock;
 use crate::config::{Config, options};
 use crate::daemon::{self, Side, Supervisor};
 use crate::logging::{self, Audience};
+use crate::mount::MountError;
+use crate::mount::handover::State;
+use crate::sys;
 
 use super::{Env, Exit, Failure, complain, preflight, real_path};
 
@@ -52,8 +55,12 @@ pub(super) fn run(args: &Args, env: &Env) -> Result<Exit, Failure> {
 
 pub(super) fn start(request: &Request<'_>, env: &Env) -> Result<Exit, Failure> {
     let mountpoint = real_path(request.mountpoint, &env.host.cwd);
-    let config = Config::new(request.remote, &mountpoint, request.options, &env.host)
+    let mut config = Config::new(request.remote, &mountpoint, request.options, &env.host)
         .map_err(|err| Failure::new(Exit::Usage, err))?;
+    config.relaunch = Some(env.relaunch());
+    if let Some(number) = env.handover {
+        return resume(config, number, request.foreground, env);
+    }
     let warnings =
         preflight::check(&config, env.path.as_deref()).map_err(|why| cannot(&config, why))?;
     let (remote, shown) = (config.remote_shown(), mountpoint.display().to_string());
@@ -82,6 +89,41 @@ pub(super) fn cannot(config: &Config, why: impl std::fmt::Display) -> Failure {
     )
 }
 
+/// Goes on with a mount that the program before left to this one, which is the same process. If that fails, the mount
+/// goes: nobody could answer it any more.
+fn resume(config: Config, number: i32, foreground: bool, env: &Env) -> Result<Exit, Failure> {
+    let (audience, supervisor) = match foreground {
+        true => (env.audience(), Supervisor::new(env.notify_socket.clone())),
+        false => (Audience::Syslog, Supervisor::default()),
+    };
+    logging::start(&config.log, audience).map_err(|err| cannot(&config, err))?;
+    let shown = config.clone();
+    let served = State::take(number)
+        .map_err(MountError::Io)
+        .and_then(|state| {
+            if !foreground {
+                std::env::set_current_dir("/")?;
+            }
+            daemon::serve(
+                config,
+                SystemClock::shared(),
+                Some(state),
+                &supervisor,
+                || Ok(()),
+            )
+        });
+    served.map(|_| Exit::Done).map_err(|err| {
+        log::error!(
+            "cannot take {} over, it is unmounted: {err}",
+            shown.mountpoint.display()
+        );
+        if let Err(err) = sys::unmount(&shown.mountpoint, true) {
+            log::error!("cannot unmount {}: {err}", shown.mountpoint.display());
+        }
+        cannot(&shown, err)
+    })
+}
+
 fn foreground(config: Config, env: &Env, mounted: impl FnOnce()) -> Result<Exit, Failure> {
     logging::start(&config.log, env.audience()).map_err(|err| cannot(&config, err))?;
     let supervisor = Supervisor::new(env.notify_socket.clone());
@@ -90,7 +132,7 @@ fn foreground(config: Config, env: &Env, mounted: impl FnOnce()) -> Result<Exit,
         mounted();
         Ok(())
     };
-    let served = daemon::serve(config, SystemClock::shared(), &supervisor, ready);
+    let served = daemon::serve(config, SystemClock::shared(), None, &supervisor, ready);
     served.map_err(|err| cannot(&shown, err))?;
     Ok(Exit::Done)
 }
@@ -114,7 +156,13 @@ pub(super) fn serve_in_background(config: Config, messenger: daemon::Messenger) 
     }
     let mut messenger = Some(messenger);
     let ready = || messenger.take().map_or(Ok(()), daemon::Messenger::ready);
-    let served = daemon::serve(config, SystemClock::shared(), &Supervisor::default(), ready);
+    let served = daemon::serve(
+        config,
+        SystemClock::shared(),
+        None,
+        &Supervisor::default(),
+        ready,
+    );
     match (served, messenger) {
         (Ok(_), _) => Exit::Done,
         (Err(err), Some(messenger)) => {

@@ -16,6 +16,9 @@ use super::{Answer, Divergence, GivenUp, MAX_LINE, Removal, Removed, Request, St
 /// How long a daemon may take to answer what it can answer at once.
 const PROMPT: Duration = Duration::from_secs(5);
 
+/// How long it may take to become another program.
+const HANDOVER: Duration = Duration::from_secs(30);
+
 /// Why a mount could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -95,6 +98,19 @@ impl Client {
         match self.answer(Some(timeout.saturating_add(PROMPT)))? {
             Answer::Flushed { left } => Ok(left),
             other => Err(unexpected(other)),
+        }
+    }
+
+    /// Has the daemon become `program`, which reads `format`. Without an answer it has.
+    pub fn upgrade(mut self, program: &Path, format: u32) -> Result<(), ClientError> {
+        self.send(Request::Upgrade {
+            program: program.to_owned(),
+            format,
+        })?;
+        match self.answer(Some(HANDOVER)) {
+            Err(ClientError::Broken(e)) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+            Err(error) => Err(error),
+            Ok(answer) => Err(unexpected(answer)),
         }
     }
 

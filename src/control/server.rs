@@ -210,6 +210,11 @@ impl Server {
                 };
                 self.attend(connection, false, now)
             }
+            Request::Upgrade { program, format } => {
+                let why = self.controlled.hand_over(&program, format);
+                connection.answer(&Answer::Error(why));
+                false
+            }
             Request::Stop {
                 unmount,
                 drain_timeout_ms,

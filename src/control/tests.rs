@@ -50,6 +50,10 @@ impl Controlled for Fake {
         7
     }
 
+    fn hand_over(&self, program: &Path, format: u32) -> String {
+        format!("{} and format {format} are refused", program.display())
+    }
+
     fn pending_before(&self, mark: u64) -> u64 {
         assert_eq!(mark, 7);
         self.pending.load(Ordering::SeqCst)

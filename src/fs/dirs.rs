@@ -1,17 +1,21 @@
 //! Directories: making, removing, reading; and the figures of the file system.
 
 use std::ffi::OsStr;
+use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, StatVfs};
 
+use serde::{Deserialize, Serialize};
+
 use super::attr::Found;
 use super::lock::{LOCK, is_lock};
 use super::{Caller, Errno, Fs, ROOT, errno};
 use crate::name::{Dir, Name, RootFile};
+use crate::sys::exec::{Kept, take_over};
 
 /// Where reading the root goes on after `config.lock`, which is its last name: no file system says this itself, as the
 /// highest hash of a directory's tree is that of its end.
@@ -22,6 +26,30 @@ const AFTER_LOCK: u64 = i64::MAX as u64 - 1;
 pub struct DirHandle {
     fd: Mutex<OwnedFd>,
     dir: Dir,
+}
+
+/// It on its way to another program.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PackedDir {
+    fd: RawFd,
+    dir: Dir,
+}
+
+impl DirHandle {
+    /// Packs it.
+    pub fn pack(&self, kept: &mut Kept) -> io::Result<PackedDir> {
+        let fd = self.fd.lock().unwrap_or_else(PoisonError::into_inner);
+        let fd = kept.keep(&*fd)?;
+        Ok(PackedDir { fd, dir: self.dir })
+    }
+
+    /// Takes over what the program before packed.
+    pub fn unpack(packed: &PackedDir) -> io::Result<Self> {
+        Ok(Self {
+            fd: Mutex::new(take_over(packed.fd)?),
+            dir: packed.dir,
+        })
+    }
 }
 
 /// One name while reading a directory.

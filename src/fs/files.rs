@@ -41,8 +41,8 @@ pub struct Handle {
     pub ino: u64,
     /// The backing file.
     pub file: File,
-    writes: bool,
-    is_config: bool,
+    pub(super) writes: bool,
+    pub(super) is_config: bool,
 }
 
 /// All open files, by number.
@@ -50,6 +50,17 @@ pub struct Handle {
 pub(super) struct Handles(Mutex<HashMap<u64, Arc<Handle>>>);
 
 impl Handles {
+    pub(super) fn all(&self) -> Vec<(u64, Arc<Handle>)> {
+        let map = self.map();
+        map.iter()
+            .map(|(fh, handle)| (*fh, handle.clone()))
+            .collect()
+    }
+
+    pub(super) fn insert(&self, fh: u64, handle: Handle) {
+        self.map().insert(fh, Arc::new(handle));
+    }
+
     fn map(&self) -> MutexGuard<'_, HashMap<u64, Arc<Handle>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

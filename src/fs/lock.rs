@@ -12,12 +12,17 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use std::io;
+use std::os::fd::RawFd;
+
 use rustix::fs::{Gid, MemfdFlags, Mode, Uid};
+use serde::{Deserialize, Serialize};
 
 use super::attr::Found;
 use super::tree::Tree;
 use super::{Caller, Errno, Fs, ROOT};
 use crate::name::{Name, RootFile};
+use crate::sys::exec::{Kept, take_over};
 
 /// Its name.
 pub(super) const LOCK: &str = "config.lock";
@@ -34,6 +39,21 @@ const UNSEEN_CREATOR: Duration = Duration::from_secs(3);
 /// The lock, and how many there have been.
 #[derive(Debug, Default)]
 pub(super) struct ConfigLock(Mutex<(Option<Held>, u64)>);
+
+/// It on its way to another program.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct PackedLock {
+    held: Option<PackedHeld>,
+    made: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct PackedHeld {
+    ino: u64,
+    file: RawFd,
+    maker: u32,
+    age_millis: u64,
+}
 
 /// A lock that exists.
 #[derive(Debug)]
@@ -58,6 +78,37 @@ impl ConfigLock {
     /// Its inode number, while it exists.
     pub(super) fn ino(&self) -> Option<u64> {
         self.state().0.as_ref().map(|held| held.ino)
+    }
+
+    pub(super) fn pack(&self, kept: &mut Kept, now: Duration) -> io::Result<PackedLock> {
+        let state = self.state();
+        let pack = |held: &Held| {
+            let age = now.saturating_sub(held.made).as_millis();
+            Ok::<_, io::Error>(PackedHeld {
+                ino: held.ino,
+                file: kept.keep(&*held.file)?,
+                maker: held.maker,
+                age_millis: u64::try_from(age).unwrap_or(u64::MAX),
+            })
+        };
+        Ok(PackedLock {
+            held: state.0.as_ref().map(pack).transpose()?,
+            made: state.1,
+        })
+    }
+
+    pub(super) fn unpack(&self, packed: PackedLock, now: Duration) -> io::Result<()> {
+        let unpack = |held: PackedHeld| {
+            Ok::<_, io::Error>(Held {
+                ino: held.ino,
+                file: Arc::new(take_over(held.file)?),
+                maker: held.maker,
+                // The clock may not have been running for so long.
+                made: now.saturating_sub(Duration::from_millis(held.age_millis)),
+            })
+        };
+        *self.state() = (packed.held.map(unpack).transpose()?, packed.made);
+        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, (Option<Held>, u64)> {

@@ -8,13 +8,18 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use super::handover::{Text, keep};
 use crate::name::{Dir, Place};
+use crate::sys::exec::{Kept, take_over};
 
 /// The root's inode number, as FUSE wants it.
 pub const ROOT: u64 = 1;
@@ -155,6 +160,36 @@ pub enum Reach {
     Memory(Arc<OwnedFd>),
 }
 
+/// A node on its way to another program.
+#[derive(Debug, Serialize, Deserialize)]
+struct PackedNode {
+    ino: u64,
+    names: Vec<(u64, Text)>,
+    lookups: u32,
+    seen: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rare: Option<PackedRare>,
+}
+
+/// What few nodes have.
+#[derive(Debug, Serialize, Deserialize)]
+struct PackedRare {
+    dir: Dir,
+    writers: u32,
+    opens: u32,
+    was_entry: bool,
+    orphan: Option<RawFd>,
+    memory: Option<RawFd>,
+}
+
+/// The tree likewise.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct PackedTree {
+    nodes: Vec<PackedNode>,
+    epoch: u64,
+    told: u32,
+}
+
 /// All nodes.
 #[derive(Debug)]
 pub struct Tree {
@@ -241,9 +276,89 @@ impl Node {
     pub fn names(&self) -> impl Iterator<Item = &Known> {
         self.known.iter().chain(&self.more)
     }
+
+    fn pack(&self, ino: u64, kept: &mut Kept) -> io::Result<PackedNode> {
+        let pack_rare = |rare: &Rare| {
+            Ok::<_, io::Error>(PackedRare {
+                dir: rare.dir,
+                writers: rare.writers,
+                opens: rare.opens,
+                was_entry: rare.was_entry,
+                orphan: keep(kept, rare.orphan.as_deref())?,
+                memory: keep(kept, rare.memory.as_deref())?,
+            })
+        };
+        let names = self.names();
+        Ok(PackedNode {
+            ino,
+            names: names
+                .map(|known| (known.parent(), Text::new(&known.name())))
+                .collect(),
+            lookups: self.lookups,
+            seen: self.seen,
+            rare: self.rare.as_deref().map(pack_rare).transpose()?,
+        })
+    }
+}
+
+impl PackedNode {
+    fn unpack(self) -> io::Result<Node> {
+        let mut node = Node {
+            lookups: self.lookups,
+            seen: self.seen,
+            ..Node::default()
+        };
+        for (parent, name) in self.names {
+            node.add_name(Known::new(parent, &name.into_name()));
+        }
+        if let Some(rare) = self.rare {
+            let taken = |fd: Option<RawFd>| fd.map(take_over).transpose();
+            let more = std::mem::take(&mut node.more);
+            *node = Rare {
+                dir: rare.dir,
+                more,
+                writers: rare.writers,
+                opens: rare.opens,
+                unsealed: None,
+                was_entry: rare.was_entry,
+                orphan: taken(rare.orphan)?.map(Arc::new),
+                memory: taken(rare.memory)?.map(Arc::new),
+            };
+        }
+        node.trim();
+        Ok(node)
+    }
+}
+
+impl PackedTree {
+    pub(super) fn unpack(self) -> io::Result<Tree> {
+        let nodes = self.nodes.into_iter();
+        Ok(Tree {
+            nodes: nodes
+                .map(|packed| Ok((packed.ino, packed.unpack()?)))
+                .collect::<io::Result<_>>()?,
+            epoch: self.epoch,
+            told: self.told,
+        })
+    }
 }
 
 impl Tree {
+    /// Packs it, while nobody changes it.
+    pub(super) fn pack(&self, kept: &mut Kept) -> io::Result<PackedTree> {
+        let nodes = self.nodes.iter().map(|(ino, node)| node.pack(*ino, kept));
+        Ok(PackedTree {
+            nodes: nodes.collect::<io::Result<_>>()?,
+            epoch: self.epoch,
+            told: self.told,
+        })
+    }
+
+    /// An entry that is being written in its place, if there is one.
+    pub(super) fn unsealed(&self) -> Option<Place> {
+        self.nodes.values().find_map(|node| node.unsealed)
+    }
+
     /// The node of an inode that the kernel knows.
     pub fn get(&self, ino: u64) -> Option<&Node> {
         self.nodes.get(&ino)
@@ -421,5 +536,40 @@ mod tests {
         let fd = OwnedFd::from(std::fs::File::open("/").unwrap());
         tree.name_gone(10, ROOT, name("a"), Some(fd));
         assert!(matches!(tree.reach(10), Some(Reach::Orphan(_))));
+    }
+
+    #[test]
+    fn a_tree_that_was_packed_is_the_same() {
+        use std::os::unix::ffi::OsStrExt;
+        let mut tree = Tree::default();
+        let prefix = crate::name::Name::parse(&Dir::Root, b"AB").as_dir();
+        tree.remember(10, ROOT, name("AB"), prefix);
+        tree.remember(
+            11,
+            10,
+            name("ab112233445566778899aabbccddeeff"),
+            Dir::Scratch,
+        );
+        tree.remember(11, ROOT, OsStr::from_bytes(b"\xff"), Dir::Scratch);
+        tree.remember(12, ROOT, name("gone"), Dir::Scratch);
+        let fd = OwnedFd::from(std::fs::File::open("/").unwrap());
+        tree.name_gone(12, ROOT, name("gone"), Some(fd));
+        tree.get_mut(11).unwrap().opens = 2;
+        tree.get_mut(11).unwrap().was_entry = true;
+        tree.epoch = 7;
+        let mut kept = Kept::default();
+        let json = serde_json::to_vec(&tree.pack(&mut kept).unwrap()).unwrap();
+        // They are the next program's.
+        std::mem::forget(kept);
+        let packed: PackedTree = serde_json::from_slice(&json).unwrap();
+        let other = packed.unpack().unwrap();
+        let shown = |tree: &Tree| {
+            let text = format!("{tree:#?}");
+            let lines = text.lines().filter(|line| !line.contains("fd: "));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(shown(&tree), shown(&other));
+        assert!(matches!(other.reach(12), Some(Reach::Orphan(_))));
+        assert_eq!(other.get(10).unwrap().dir(), prefix);
     }
 }

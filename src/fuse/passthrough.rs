@@ -4,10 +4,13 @@
 //! decides, the others share (Documentation/filesystems/fuse-passthrough.rst).
 
 use std::collections::HashMap;
-use std::io;
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fuser::BackingId;
+use serde::{Deserialize, Serialize};
+
+use crate::sys::backing::Backing;
 
 /// Backing ids of open inodes, and whether passthrough is used at all.
 #[derive(Debug, Default)]
@@ -18,7 +21,16 @@ pub struct Passthrough {
 #[derive(Debug, Default)]
 struct State {
     off: Option<String>,
-    open: HashMap<u64, (Option<Arc<BackingId>>, u32)>,
+    device: Option<Arc<OwnedFd>>,
+    open: HashMap<u64, (Option<Arc<Backing>>, u32)>,
+}
+
+/// An open inode on its way to another program.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Packed {
+    ino: u64,
+    id: Option<u32>,
+    handles: u32,
 }
 
 impl Passthrough {
@@ -27,7 +39,7 @@ impl Passthrough {
         Self {
             state: Mutex::new(State {
                 off,
-                open: HashMap::new(),
+                ..State::default()
             }),
         }
     }
@@ -46,31 +58,49 @@ impl Passthrough {
         self.state().give_up(why.to_owned());
     }
 
-    /// One more handle of the inode: its backing id, made by `make` if it is the first; `None` without passthrough.
-    pub(super) fn open(
-        &self,
-        ino: u64,
-        make: impl FnOnce() -> io::Result<BackingId>,
-    ) -> Option<Arc<BackingId>> {
+    /// The session's device. Without it there is no passthrough.
+    pub fn set_device(&self, device: Arc<OwnedFd>) {
+        self.state().device = Some(device);
+    }
+
+    /// What is open.
+    pub(super) fn pack(&self) -> Vec<Packed> {
+        let state = self.state();
+        let each = state.open.iter().map(|(ino, (backing, handles))| Packed {
+            ino: *ino,
+            id: backing.as_ref().map(|backing| backing.id()),
+            handles: *handles,
+        });
+        each.collect()
+    }
+
+    /// What was open in the program before.
+    pub(super) fn unpack(&self, packed: &[Packed], device: &Arc<OwnedFd>) {
+        let mut state = self.state();
+        for open in packed {
+            let adopt = |id| Arc::new(Backing::adopt(device, id));
+            let backing = open.id.map(adopt);
+            state.open.insert(open.ino, (backing, open.handles));
+        }
+    }
+
+    /// One more handle of the inode: its backing file, registered if it is the first; `None` without passthrough.
+    pub(super) fn open(&self, ino: u64, file: &File) -> Option<Arc<Backing>> {
         let mut state = self.state();
         if let Some((id, handles)) = state.open.get_mut(&ino) {
             *handles += 1;
             return id.clone();
         }
-        let id = if state.off.is_some() {
-            None
-        } else {
-            Self::try_make(&mut state, make)
+        let id = match state.device.clone().filter(|_| state.off.is_none()) {
+            None => None,
+            Some(device) => Self::register(&mut state, &device, file),
         };
         state.open.insert(ino, (id.clone(), 1));
         id
     }
 
-    fn try_make(
-        state: &mut State,
-        make: impl FnOnce() -> io::Result<BackingId>,
-    ) -> Option<Arc<BackingId>> {
-        match make() {
+    fn register(state: &mut State, device: &Arc<OwnedFd>, file: &File) -> Option<Arc<Backing>> {
+        match Backing::new(device, file) {
             Ok(id) => Some(Arc::new(id)),
             Err(e) => {
                 let lasting = matches!(

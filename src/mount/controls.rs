@@ -1,5 +1,6 @@
 //! What the control socket sees of a mount.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -32,7 +33,8 @@ impl Controlled for Controls {
             remote: config.remote_shown(),
             mountpoint: config.mountpoint.display().to_string(),
             backing: config.backing.display().to_string(),
-            uptime_seconds: parts.clock.now().saturating_sub(parts.started).as_secs(),
+            uptime_seconds: parts.uptime().as_secs(),
+            upgrades: parts.handovers,
             read_only: config.ro,
             push: config.push.as_str().to_owned(),
             passthrough: off.is_none(),
@@ -133,6 +135,10 @@ impl Controlled for Controls {
 
     fn stop(&self) {
         self.0.ask_to_stop();
+    }
+
+    fn hand_over(&self, program: &Path, format: u32) -> String {
+        self.0.hand_over(program, format)
     }
 }
 

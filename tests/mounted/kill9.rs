@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::support::mounted::Mounted;
 use crate::support::oracle::{Oracle, Push, Shape};
-use crate::support::{wait_until, workspace};
+use crate::support::{SetOnDrop, wait_until, workspace};
 
 const WRITERS: usize = 8;
 const ROUNDS: usize = 4;
@@ -103,13 +103,5 @@ fn assert_unacknowledged_is_right_or_absent(machine: &Mounted, oracle: &Oracle, 
                 "pushed, killed before the answer"
             );
         }
-    }
-}
-
-struct SetOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
     }
 }

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal};
 use crate::support::image::{Image, in_another_boot};
 use crate::support::mounted::Mounted;
 use crate::support::oracle::{Oracle, Push, Shape};
-use crate::support::{is_root, wait_until, workspace};
+use crate::support::{SetOnDrop, is_root, wait_until, workspace};
 
 /// Pushed by another machine before, fetched by ours.
 const FETCHABLE: std::ops::Range<u64> = 1..120;
@@ -144,12 +144,4 @@ fn check(backing: &Path, when: &str) -> Vec<Push> {
 fn names(dir: &Path) -> Vec<String> {
     let name = |e: std::io::Result<fs::DirEntry>| e.unwrap().file_name().into_string().unwrap();
     fs::read_dir(dir).unwrap().map(name).collect()
-}
-
-struct SetOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
-    }
 }

@@ -137,6 +137,18 @@ fn a_user_mounts_pushes_hits_asks_and_unmounts_without_root() {
     let listed = user.does("$cachedirfs status --json");
     assert_eq!(listed.matches("\"mountpoint\"").count(), 2, "{listed}");
 
+    // Another version goes on with it, through what fusermount3 mounted.
+    let pid = user.does("$cachedirfs status --json one | grep '\"pid\"'");
+    let kept = format!(
+        "exec 3<one/5D/{SIGNATURE}; $cachedirfs upgrade one; cat <&3; cat one/5D/{SIGNATURE}"
+    );
+    assert_eq!(user.does(&kept), "hello\nhello\n");
+    let status = user.does("$cachedirfs status --json one");
+    assert!(
+        status.contains(&pid) && status.contains("\"upgrades\": 1"),
+        "{status}"
+    );
+
     // Others see nothing of it, not even root.
     let root = user.inside("ls").arg("one").output().unwrap();
     assert!(!root.status.success(), "{root:?}");
