@@ -116,7 +116,7 @@ fn a_session_is_written_from_its_beginning_to_its_summary() {
     let output = mount.command(&["umount", "-v"], &[]);
     assert!(output.status.success(), "{output:?}");
     // SCons looks before it pushes, and so do we.
-    let summary = "hits 50% (2 of 4), fetched ";
+    let summary = "hits 50% (2 of 4), saved ";
     assert!(said(&output).contains(summary), "{output:?}");
     assert!(
         mount.log().contains(&format!("in short: {summary}")),

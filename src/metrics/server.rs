@@ -90,7 +90,8 @@ impl Server {
         clock: Arc<dyn Clock>,
         standing: Arc<Standing>,
     ) -> Self {
-        let started = unix(&*clock);
+        // What another program has handed over began before this one.
+        let started = unix(&*clock).saturating_sub(figures().uptime_seconds);
         let server = Self {
             address,
             figures,
