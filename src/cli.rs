@@ -19,6 +19,7 @@ mod preflight;
 mod progress;
 mod prune;
 mod push;
+mod remount;
 mod rm;
 mod run;
 mod status;
@@ -63,6 +64,7 @@ struct Args {
 enum Command {
     Mount(mount::Args),
     Umount(umount::Args),
+    Remount(remount::Args),
     Run(run::Args),
     Status(status::Args),
     Flush(flush::Args),
@@ -111,6 +113,7 @@ pub fn run() -> ExitCode {
     let end = match args.command {
         Command::Mount(args) => mount::run(&args, &env),
         Command::Umount(args) => umount::run(&args, &env),
+        Command::Remount(args) => remount::run(&args, &env),
         Command::Run(args) => return run::run(&args, &env),
         Command::Status(args) => status::run(&args, &env),
         Command::Flush(args) => flush::run(&args, &env),

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::mount::{Mount, MountError, Summary};
+use crate::mount::{Handle, Mount, MountError, Resolve, Summary};
 use crate::stop::Stop;
 use crate::sys::{self, EndSignals, Forked};
 
@@ -135,6 +135,12 @@ impl Supervisor {
         ));
     }
 
+    /// The configuration is read again; [`Supervisor::ready`] says when that is done.
+    fn reloading(&self) {
+        let micros = sys::monotonic_micros();
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+    }
+
     fn stopping(&self, drain_timeout: Duration) {
         let micros = drain_timeout.saturating_add(ENDING).as_micros();
         self.tell(&format!(
@@ -155,18 +161,21 @@ impl Supervisor {
 
 /// Mounts, calls `ready` when the mount answers, and stays until it is unmounted and drained. If `ready` fails, it unmounts again.
 ///
-/// The first SIGTERM, SIGINT or SIGHUP asks to unmount, and one more to leave the draining.
+/// The first SIGTERM or SIGINT asks to unmount, and one more to leave the draining. SIGHUP reads the configuration file again
+/// and opens the log anew; but at a terminal it means that the terminal has gone, and is like SIGTERM.
 pub fn serve(
     config: Config,
     clock: Arc<dyn Clock>,
+    resolve: Box<dyn Resolve>,
     supervisor: &Supervisor,
     ready: impl FnOnce() -> io::Result<()>,
 ) -> Result<Summary, MountError> {
     let signals = EndSignals::block()?;
     let over = Stop::new()?;
-    let shown = config.clone();
-    let mount = Mount::start(config, clock)?;
-    let stop = mount.stopper();
+    let at_terminal = File::open(TERMINAL).is_ok();
+    let mount = Mount::start(config, clock, resolve)?;
+    let handle = mount.handle();
+    let shown = handle.config();
     log::info!(
         "{} is mounted on {}",
         shown.remote,
@@ -174,32 +183,53 @@ pub fn serve(
     );
     match ready() {
         Ok(()) => supervisor.ready(&shown),
-        Err(_) => stop(),
+        Err(_) => handle.stop(),
     }
     let summary = thread::scope(|scope| {
         scope.spawn(|| {
-            watch(&signals, &over, &|| {
-                supervisor.stopping(shown.drain_timeout);
-                stop();
+            watch(&signals, &over, &|signal| match signal {
+                SIGHUP if !at_terminal => reload(&handle, supervisor),
+                _ => {
+                    log::info!("stopping on signal {signal}");
+                    supervisor.stopping(handle.config().drain_timeout);
+                    handle.stop();
+                }
             });
         });
         let _watched_until_here = over.ask_on_drop();
         mount.wait()
     });
-    log_end(&shown, &summary);
+    log_end(&handle.config(), &summary);
     Ok(summary)
 }
 
-/// Calls `stop` for every signal, until it is over.
-fn watch(signals: &EndSignals, over: &Stop, stop: &dyn Fn()) {
+/// What a process with a terminal can open.
+const TERMINAL: &str = "/dev/tty";
+/// As signals are read.
+const SIGHUP: u32 = libc::SIGHUP.unsigned_abs();
+
+/// Reads the configuration again. What cannot be done is said in the log, and leaves everything as it was.
+fn reload(handle: &Handle, supervisor: &Supervisor) {
+    supervisor.reloading();
+    match handle.reload() {
+        Ok(changes) if changes.is_empty() => {
+            log::info!("configuration read again: nothing has changed")
+        }
+        Ok(_) => log::info!("configuration read again"),
+        Err(why) => log::error!("cannot change as the configuration says: {why}"),
+    }
+    supervisor.ready(&handle.config());
+}
+
+/// Calls `each` for every signal, until it is over.
+fn watch(signals: &EndSignals, over: &Stop, each: &dyn Fn(u32)) {
     while !over.asked() {
         if let Err(err) = sys::poll_readable(&[signals.as_fd(), over.as_fd()], None) {
             log::error!("waiting for signals: {err}");
             return;
         }
         while let Some(signal) = signals.take() {
-            log::info!("stopping on signal {signal}");
-            stop();
+            each(signal);
         }
     }
 }

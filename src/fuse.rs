@@ -51,19 +51,17 @@ pub struct FuseFs {
     hands: Arc<Hands>,
     dirs: Mutex<HashMap<u64, Arc<DirHandle>>>,
     next_dir: AtomicU64,
-    sync: bool,
 }
 
 impl FuseFs {
-    /// Speaks FUSE for `fs`. With `sync`, a rename onto an entry's name is answered once its upload was tried.
-    pub fn new(fs: Arc<Fs>, passthrough: Arc<Passthrough>, hands: Arc<Hands>, sync: bool) -> Self {
+    /// Speaks FUSE for `fs`.
+    pub fn new(fs: Arc<Fs>, passthrough: Arc<Passthrough>, hands: Arc<Hands>) -> Self {
         Self {
             fs,
             passthrough,
             hands,
             dirs: Mutex::default(),
             next_dir: AtomicU64::new(1),
-            sync,
         }
     }
 
@@ -296,13 +294,13 @@ impl Filesystem for FuseFs {
         reply: ReplyEmpty,
     ) {
         self.guard(|| {
-            let (fs, sync, bits) = (self.fs.clone(), self.sync, flags.bits());
+            let (fs, bits) = (self.fs.clone(), flags.bits());
             let (name_there, newname_there) = (name.to_owned(), newname.to_owned());
             let job = move || {
                 let from = (parent.0, name_there.as_os_str());
                 let to = (newparent.0, newname_there.as_os_str());
                 match fs.rename(from, to, bits) {
-                    Ok(Some(upload)) if sync => {
+                    Ok(Some(upload)) if fs.waits_for_uploads() => {
                         fs.when_tried(upload, Box::new(move || reply.ok()));
                     }
                     Ok(_) => reply.ok(),

@@ -382,6 +382,18 @@ pub fn process_end(pid: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Microseconds of CLOCK_MONOTONIC, as systemd counts them.
+pub fn monotonic_micros() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is to a live structure of the right type. Every Linux has this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    let (seconds, nanos) = (time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs());
+    seconds * 1_000_000 + nanos / 1000
+}
+
 /// Opens the connection to syslog; every line will carry `ident` and the process number.
 pub fn open_syslog(ident: &'static CStr) {
     // SAFETY: openlog keeps the pointer, which is static.

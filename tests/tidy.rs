@@ -81,6 +81,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
             "fetch",
             "fs",
             "fuse",
+            "logging",
             "name",
             "remote",
             "signature",
@@ -91,7 +92,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
             "upkeep",
             "upload",
         ],
-        "builds and joins every part",
+        "builds and joins every part; logging, which changes with the rest",
     ),
     (
         "daemon",

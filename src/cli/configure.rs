@@ -4,10 +4,13 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use crate::config::{Config, FileConfig, Host, Sources, list};
+use crate::control::Remount;
+use crate::mount::Resolve;
 
-use super::{Env, Exit, Failure, complain, real_path};
+use super::{Env, Exit, Failure, complain, preflight, real_path};
 
 /// Longest configuration file. Anything longer is something else.
 const LONGEST: u64 = 1 << 20;
@@ -48,6 +51,51 @@ impl Typed {
         };
         let config = Config::from_sources(&sources, host).map_err(|err| err.to_string())?;
         Ok((config, warning.flatten().into_iter().collect()))
+    }
+}
+
+/// Reads again what a mount was configured with, for its daemon.
+struct Resolver {
+    typed: Mutex<Typed>,
+    host: Host,
+}
+
+/// What the daemon of a mount that was typed like that needs to change it.
+pub(super) fn resolver(typed: &Typed, env: &Env) -> Box<dyn Resolve> {
+    Box::new(Resolver {
+        typed: Mutex::new(typed.clone()),
+        host: env.host.clone(),
+    })
+}
+
+impl Resolver {
+    /// What would have been typed to have it as it is wanted.
+    fn changed(&self, wanted: &Remount, running: &Config) -> Typed {
+        let typed = self.typed.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = |source: &&String| {
+            let known = [&running.fsname, running.remote.as_given()];
+            !known.contains(&source.as_str()) && **source != running.remote_shown()
+        };
+        let news = wanted.source.as_ref().filter(is_news);
+        Typed {
+            remote: news.or(typed.remote.as_ref()).cloned(),
+            mountpoint: Some(running.mountpoint.clone()),
+            options: vec![list::merged(&typed.options, &wanted.options)],
+        }
+    }
+}
+
+impl Resolve for Resolver {
+    fn resolve(&self, wanted: &Remount, running: &Config) -> Result<(Config, Vec<String>), String> {
+        let typed = self.changed(wanted, running);
+        let (config, mut warnings) = typed.config(Some(running), &self.host)?;
+        warnings.extend(preflight::check_change(&config)?);
+        Ok((config, warnings))
+    }
+
+    fn keep(&self, wanted: &Remount, running: &Config) {
+        let changed = self.changed(wanted, running);
+        *self.typed.lock().unwrap_or_else(PoisonError::into_inner) = changed;
     }
 }
 

@@ -7,8 +7,9 @@ use crate::config::shown::shown;
 use crate::config::{Config, options};
 use crate::daemon::{self, Side, Supervisor};
 use crate::logging::{self, Audience};
+use crate::mount::Resolve;
 
-use super::configure::{self, Typed};
+use super::configure::{self, Typed, resolver};
 use super::{Env, Exit, Failure, complain, preflight, real_path, say};
 
 /// Mount a remote cache on a directory
@@ -82,8 +83,8 @@ pub(super) fn start(request: &Request, env: &Env) -> Result<Exit, Failure> {
         }
         Request {
             foreground: true, ..
-        } => foreground(config, env, mounted),
-        _ => background(config, mounted),
+        } => foreground(config, resolver(&request.typed, env), env, mounted),
+        _ => background(config, resolver(&request.typed, env), mounted),
     }
 }
 
@@ -94,7 +95,12 @@ pub(super) fn cannot(config: &Config, why: impl std::fmt::Display) -> Failure {
     )
 }
 
-fn foreground(config: Config, env: &Env, mounted: impl FnOnce()) -> Result<Exit, Failure> {
+fn foreground(
+    config: Config,
+    resolve: Box<dyn Resolve>,
+    env: &Env,
+    mounted: impl FnOnce(),
+) -> Result<Exit, Failure> {
     logging::start(&config.log, env.audience()).map_err(|err| cannot(&config, err))?;
     let supervisor = Supervisor::new(env.notify_socket.clone());
     let shown = config.clone();
@@ -102,31 +108,40 @@ fn foreground(config: Config, env: &Env, mounted: impl FnOnce()) -> Result<Exit,
         mounted();
         Ok(())
     };
-    let served = daemon::serve(config, SystemClock::shared(), &supervisor, ready);
+    let served = daemon::serve(config, SystemClock::shared(), resolve, &supervisor, ready);
     served.map_err(|err| cannot(&shown, err))?;
     Ok(Exit::Done)
 }
 
-fn background(config: Config, mounted: impl FnOnce()) -> Result<Exit, Failure> {
+fn background(
+    config: Config,
+    resolve: Box<dyn Resolve>,
+    mounted: impl FnOnce(),
+) -> Result<Exit, Failure> {
     let side = daemon::split()
         .map_err(|err| cannot(&config, format!("cannot go into the background: {err}")))?;
     match side {
         Side::Starter(starter) => starter.wait().map_err(|why| cannot(&config, why))?,
-        Side::Daemon(messenger) => return Ok(serve_in_background(config, messenger)),
+        Side::Daemon(messenger) => return Ok(serve_in_background(config, resolve, messenger)),
     }
     mounted();
     Ok(Exit::Done)
 }
 
 /// The daemon's side. Until it is ready its news go to the starter, who prints them; then they go to the log.
-pub(super) fn serve_in_background(config: Config, messenger: daemon::Messenger) -> Exit {
+pub(super) fn serve_in_background(
+    config: Config,
+    resolve: Box<dyn Resolve>,
+    messenger: daemon::Messenger,
+) -> Exit {
     if let Err(err) = logging::start(&config.log, Audience::Syslog) {
         messenger.failed(&err.to_string());
         return Exit::Mount;
     }
     let mut messenger = Some(messenger);
     let ready = || messenger.take().map_or(Ok(()), daemon::Messenger::ready);
-    let served = daemon::serve(config, SystemClock::shared(), &Supervisor::default(), ready);
+    let (clock, supervisor) = (SystemClock::shared(), Supervisor::default());
+    let served = daemon::serve(config, clock, resolve, &supervisor, ready);
     match (served, messenger) {
         (Ok(_), _) => Exit::Done,
         (Err(err), Some(messenger)) => {

@@ -19,7 +19,7 @@ use crate::control::line::line;
 use crate::daemon::{self, Side};
 use crate::sys::{self, EndSignals};
 
-use super::configure::{self, Typed};
+use super::configure::{self, Typed, resolver};
 use super::{Env, Exit, Failure, complain, mount, our_mount, preflight, real_path, umount};
 
 /// How a shell says that it cannot execute a command, and that there is none.
@@ -93,7 +93,7 @@ fn run_in(args: &Args, env: &Env) -> Result<u8, Failure> {
             }
             // It goes by exit: the directory is the other process's to remove.
             place.keep();
-            return Ok(mount::serve_in_background(config, messenger) as u8);
+            return Ok(mount::serve_in_background(config, resolver(&typed, env), messenger) as u8);
         }
         Side::Starter(starter) => starter.wait().map_err(|why| mount::cannot(&config, why))?,
     }

@@ -11,7 +11,7 @@ use crate::sys;
 
 use super::mounts::Mounted;
 use super::server::socket_path;
-use super::{Answer, Divergence, GivenUp, MAX_LINE, Removal, Removed, Request, Status};
+use super::{Answer, Divergence, GivenUp, MAX_LINE, Remount, Removal, Removed, Request, Status};
 
 /// How long a daemon may take to answer what it can answer at once.
 const PROMPT: Duration = Duration::from_secs(5);
@@ -83,6 +83,15 @@ impl Client {
         self.send(Request::Remove(removal))?;
         match self.answer(None)? {
             Answer::Removed(removed) => Ok(removed),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Changes the mount; what was changed, a line each.
+    pub fn remount(mut self, wanted: Remount) -> Result<Vec<String>, ClientError> {
+        self.send(Request::Remount(wanted))?;
+        match self.answer(None)? {
+            Answer::Remounted(changes) => Ok(changes),
             other => Err(unexpected(other)),
         }
     }

@@ -18,7 +18,7 @@ use crate::stop::Stop;
 use crate::sys;
 
 use super::mounts::Device;
-use super::{Answer, Controlled, MAX_LINE, Removed, Request};
+use super::{Answer, Controlled, MAX_LINE, Remounted, Removed, Request};
 
 /// How long a client has to send its request.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -141,7 +141,11 @@ impl Server {
             },
             State::Reading(_) => connection.since + PATIENCE > now,
             // It hung up, or it talks out of turn.
-            State::Flushing { .. } | State::Removing(_) | State::Parked if readable => false,
+            State::Flushing { .. } | State::Removing(_) | State::Remounting(_) | State::Parked
+                if readable =>
+            {
+                false
+            }
             State::Flushing { mark, until } => {
                 let left = self.controlled.pending_before(*mark);
                 if left > 0 && now < *until {
@@ -154,6 +158,16 @@ impl Server {
                 let answer = match answer.try_recv() {
                     Err(TryRecvError::Empty) => return true,
                     Ok(removed) => Answer::Removed(removed),
+                    Err(TryRecvError::Disconnected) => Answer::Error(ENDING.into()),
+                };
+                connection.answer(&answer);
+                false
+            }
+            State::Remounting(answer) => {
+                let answer = match answer.try_recv() {
+                    Err(TryRecvError::Empty) => return true,
+                    Ok(Ok(changes)) => Answer::Remounted(changes),
+                    Ok(Err(why)) => Answer::Error(why),
                     Err(TryRecvError::Disconnected) => Answer::Error(ENDING.into()),
                 };
                 connection.answer(&answer);
@@ -190,6 +204,16 @@ impl Server {
             Request::Remove(removal) => match self.controlled.remove(removal) {
                 Ok(answer) => {
                     connection.state = State::Removing(answer);
+                    self.attend(connection, false, now)
+                }
+                Err(why) => {
+                    connection.answer(&Answer::Error(why));
+                    false
+                }
+            },
+            Request::Remount(wanted) => match self.controlled.remount(wanted) {
+                Ok(answer) => {
+                    connection.state = State::Remounting(answer);
                     self.attend(connection, false, now)
                 }
                 Err(why) => {
@@ -254,6 +278,8 @@ enum State {
     Flushing { mark: u64, until: Duration },
     /// Waiting for what is to be removed.
     Removing(Receiver<Vec<Removed>>),
+    /// Waiting for what is to be changed.
+    Remounting(Receiver<Remounted>),
     /// Waiting for the end.
     Parked,
 }
@@ -263,7 +289,7 @@ impl Connection {
         match self.state {
             State::Reading(_) => Some((self.since + PATIENCE).saturating_sub(now)),
             State::Flushing { until, .. } => Some(until.saturating_sub(now).min(FLUSH_PACE)),
-            State::Removing(_) => Some(FLUSH_PACE),
+            State::Removing(_) | State::Remounting(_) => Some(FLUSH_PACE),
             State::Parked => None,
         }
     }
@@ -288,7 +314,9 @@ impl Connection {
             State::Flushing { mark, .. } => self.answer(&Answer::Flushed {
                 left: controlled.pending_before(mark),
             }),
-            State::Removing(_) => self.answer(&Answer::Error(ENDING.into())),
+            State::Removing(_) | State::Remounting(_) => {
+                self.answer(&Answer::Error(ENDING.into()));
+            }
             State::Reading(_) => {}
         }
     }
