@@ -213,7 +213,7 @@ fn reload(handle: &Handle, supervisor: &Supervisor) {
     supervisor.reloading();
     match handle.reload() {
         Ok(changes) if changes.is_empty() => {
-            log::info!("configuration read again: nothing has changed")
+            log::info!("configuration read again: nothing has changed");
         }
         Ok(_) => log::info!("configuration read again"),
         Err(why) => log::error!("cannot change as the configuration says: {why}"),

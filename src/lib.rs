@@ -44,7 +44,7 @@
 //! | [`upkeep`] | promotion into upper tiers, touch, reshare: store to remote, when there is time | file system, kernel |
 //! | [`fs`] | the file system: one method an operation, returning values | replies, threads, network |
 //! | [`fuse`] | requests to `fs` and values to replies; passthrough | policy |
-//! | [`control`] | the socket: status, flush, remove, stop; both ends; the mount table | what a mount is made of |
+//! | [`control`] | the socket: status, flush, remove, remount, stop; both ends; the mount table | what a mount is made of |
 //! | [`config`] | remote, mountpoint and `-o` to a valid `Config`; the table of options | environment, files |
 //! | [`mount`] | builds and joins every part, owns every thread | the command line |
 //! | [`daemon`], [`logging`] | into the background and back with the news, signals, supervisor; where the log goes | what a mount is made of |

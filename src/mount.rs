@@ -8,18 +8,18 @@ mod chores;
 mod controls;
 mod remotes;
 mod runner;
+mod session;
 mod threads;
 mod workers;
 
 use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use fuser::{MountOption, Session, SessionACL};
+use fuser::Session;
 use rustix::process::{Resource, Rlimit};
 
 use crate::clock::Clock;
@@ -44,6 +44,7 @@ use chores::Chore;
 use controls::Controls;
 use remotes::Remotes;
 pub use remotes::{Opened, open_remote, open_remotes};
+use session::{hint, kernel_options, unmount};
 use threads::Threads;
 
 /// How often it is asked whether a probe is due, and whether calls are overdue.
@@ -502,47 +503,10 @@ fn prepare(remotes: &Remotes) -> io::Result<()> {
 
 /// How long a mount waits for that: a directory that is there takes microseconds.
 const PREPARE: Duration = Duration::from_millis(700);
-/// The FUSE device.
-const DEVICE: &str = "/dev/fuse";
 /// How often it is seen whether the session has ended.
 const UNMOUNT_TICK: Duration = Duration::from_millis(20);
 /// How often it is seen whether the uploads have ended.
 const DRAIN_TICK: Duration = Duration::from_millis(10);
-
-/// What the kernel is told of the mount.
-fn kernel_options(config: &Config) -> fuser::Config {
-    let flags = &config.kernel;
-    let mut options = fuser::Config::default();
-    options.mount_options = vec![
-        MountOption::FSName(config.fsname.clone()),
-        MountOption::CUSTOM("subtype=cachedirfs".into()),
-    ];
-    let switches = [
-        (config.default_permissions, MountOption::DefaultPermissions),
-        (flags.nosuid, MountOption::NoSuid),
-        (flags.nodev, MountOption::NoDev),
-        (flags.noexec, MountOption::NoExec),
-        (flags.noatime, MountOption::NoAtime),
-    ];
-    let on = switches
-        .into_iter()
-        .filter(|(on, _)| *on)
-        .map(|(_, option)| option);
-    options.mount_options.extend(on);
-    options.acl = if config.allow_other {
-        SessionACL::All
-    } else {
-        SessionACL::Owner
-    };
-    options.n_threads = Some(config.event_threads);
-    // Each event loop a descriptor of its own, if this user may open the device.
-    options.clone_fd = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open(DEVICE)
-        .is_ok();
-    options
-}
 
 fn store_limits(config: &Config) -> Limits {
     Limits {
@@ -600,41 +564,6 @@ fn prepare_process() -> u32 {
         log::debug!("cannot raise the limit of open files: {e}");
     }
     umask.as_raw_mode()
-}
-
-/// Unmounts; lazily if it is in use.
-fn unmount(mountpoint: &Path) -> io::Result<()> {
-    match sys::unmount(mountpoint, false) {
-        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => sys::unmount(mountpoint, true),
-        Err(e) if e.raw_os_error() == Some(libc::EPERM) => unmount_by_helper(mountpoint),
-        // Somebody else was faster.
-        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-        result => result,
-    }
-}
-
-/// What a user may not do, fusermount3 does.
-fn unmount_by_helper(mountpoint: &Path) -> io::Result<()> {
-    let status = std::process::Command::new("fusermount3")
-        .arg("-uz")
-        .arg(mountpoint)
-        .status()?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(io::Error::other(format!("fusermount3 -uz: {status}")))
-    }
-}
-
-fn hint(error: &io::Error) -> &'static str {
-    let text = error.to_string();
-    if text.contains("user_allow_other") {
-        "; add the line user_allow_other to /etc/fuse.conf, or leave allow_other out"
-    } else if error.kind() == io::ErrorKind::NotFound {
-        "; install fuse3 (for fusermount3), and in a container give it --device /dev/fuse"
-    } else {
-        ""
-    }
 }
 
 fn millis(time: Duration) -> u64 {

@@ -11,6 +11,8 @@ mod config;
 mod fstab;
 /// Mounts come, are asked and go.
 mod mounts;
+/// Changes while mounted.
+mod remount;
 /// A mount for the life of one command.
 mod run;
 

@@ -159,7 +159,7 @@ const ONLY_IN: &[(&[&str], &[&str], &str)] = &[
     ),
     (
         &["fuser::"],
-        &["fuse", "mount.rs"],
+        &["fuse", "mount.rs", "mount/session.rs"],
         "one thin layer speaks FUSE",
     ),
     (

@@ -111,7 +111,9 @@ impl Wanted {
             };
         }
         let typed = list::without(&handed, OF_FUSE);
-        let says_anything = !list::without(&typed, OF_TABLE).is_empty();
+        // Besides, mount(8) remembers what it was told at the first time, such as _netdev.
+        let said = list::without(&list::meaningful(&typed), OF_TABLE);
+        let says_anything = !said.is_empty();
         // The table has `rw` for all of ours, as `config.lock` can be written in every one.
         let mut options = list::without(&typed, &["rw", "relatime"]);
         for (flag, opposite) in FLAGS {
@@ -167,6 +169,8 @@ mod tests {
         let wanted = Wanted::of(&format!("ro,{table},size=5G"));
         assert!(wanted.says_anything);
         assert_eq!(wanted.options, format!("ro,{kept},size=5G,exec,atime"));
+        let wanted = Wanted::of(&format!("rw,{table},_netdev,x-foo=1"));
+        assert!(wanted.from_table && !wanted.says_anything);
         let wanted = Wanted::of("rw,remount,size=7G,_netdev");
         assert!(!wanted.from_table && wanted.says_anything);
         assert_eq!(wanted.options, "rw,size=7G,_netdev");

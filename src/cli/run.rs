@@ -76,10 +76,8 @@ fn run_in(args: &Args, env: &Env) -> Result<u8, Failure> {
         options: args.options.clone(),
     };
     let config = configure::mounted(&typed, env)?;
-    if !args.visible
-        && let Err(err) = sys::own_mounts()
-    {
-        log::debug!("no namespace of its own, mounting where everybody sees it: {err}");
+    if !args.visible {
+        hide(&mountpoint).map_err(|why| mount::cannot(&config, why))?;
     }
     let warnings = preflight::check(&config, env.path.as_deref())
         .map_err(|why| mount::cannot(&config, why))?;
@@ -102,6 +100,18 @@ fn run_in(args: &Args, env: &Env) -> Result<u8, Failure> {
     end(args, &shown, env)?;
     drop(place);
     Ok(status)
+}
+
+/// Goes where nobody else sees what we mount, if a mount is possible there.
+fn hide(mountpoint: &Path) -> Result<(), String> {
+    match sys::may_have_own_mounts(mountpoint) {
+        Err(err) => {
+            log::debug!("no namespace of its own, mounting where everybody sees it: {err}");
+            Ok(())
+        }
+        // From here on there is no way back.
+        Ok(()) => sys::own_mounts().map_err(|err| format!("cannot have mounts of our own: {err}")),
+    }
 }
 
 /// Where the mount is.

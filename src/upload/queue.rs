@@ -379,37 +379,6 @@ impl Queue {
         lost.into_iter().filter_map(|seq| self.take(seq)).collect()
     }
 
-    /// There is another remote: whatever was under way or failed is as if it had never been tried. Returns what is
-    /// not to be tried again.
-    pub fn renew(&mut self) -> Vec<Item> {
-        let mut outdated = Vec::new();
-        for seq in std::mem::take(&mut self.in_flight) {
-            match self.slots.get(&seq).map(|slot| slot.last_try) {
-                Some(true) => outdated.extend(self.take(seq)),
-                Some(false) => self.make_ready(seq),
-                None => {}
-            }
-        }
-        self.large_in_flight = 0;
-        self.suspect_in_flight = None;
-        self.works();
-        while let Some((_, seq)) = self.suspects.pop_first() {
-            self.make_ready(seq);
-        }
-        self.retry_now();
-        self.refused.clear();
-        for slot in self.slots.values_mut() {
-            (slot.tries, slot.refusals) = (0, 0);
-        }
-        outdated
-    }
-
-    /// Nobody has begun it after all.
-    pub fn put_back(&mut self, seq: u64) {
-        self.land(seq);
-        self.make_ready(seq);
-    }
-
     /// Forgets all waits: somebody wants it done now.
     pub fn retry_now(&mut self) {
         self.hold_until = Duration::ZERO;
@@ -599,5 +568,6 @@ fn backoff(first: Duration, most: Duration, failures: u32) -> Duration {
     first.saturating_mul(1 << failures.min(16)).min(most)
 }
 
+mod renew;
 #[cfg(test)]
 mod tests;
