@@ -160,7 +160,7 @@ pub struct Removal {
 /// What is to change of a mount. What is not said stays as it is; its configuration file is read again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remount {
-    /// The remote, if it was said; what the mount table shows means the one that there is.
+    /// The remote, if it was said.
     pub source: Option<String>,
     /// A list of options as for `-o`, with absolute paths.
     pub options: String,

@@ -73,8 +73,7 @@ impl Resolver {
     fn changed(&self, wanted: &Remount, running: &Config) -> Typed {
         let typed = self.typed.lock().unwrap_or_else(PoisonError::into_inner);
         let is_news = |source: &&String| {
-            let known = [&running.fsname, running.remote.as_given()];
-            !known.contains(&source.as_str()) && **source != running.remote_shown()
+            source.as_str() != running.remote.as_given() && **source != running.remote_shown()
         };
         let news = wanted.source.as_ref().filter(is_news);
         Typed {

@@ -60,7 +60,9 @@ pub(super) fn help(helped: &Helped, env: &Env) -> Result<Exit, Failure> {
     if helped.fake {
         return Ok(Exit::Done);
     }
-    let changes = change(&mounted, Some(helped.remote.clone()), &wanted.options, env)?;
+    // What the mount table has is what it was mounted with at first.
+    let source = (!wanted.from_table).then(|| helped.remote.clone());
+    let changes = change(&mounted, source, &wanted.options, env)?;
     if helped.verbose {
         changes.iter().for_each(complain);
     }
