@@ -21,6 +21,7 @@ mod preflight;
 mod progress;
 mod prune;
 mod push;
+mod remount;
 mod rm;
 mod run;
 mod status;
@@ -72,6 +73,7 @@ enum Command {
     Mount(mount::Args),
     Umount(umount::Args),
     Upgrade(upgrade::Args),
+    Remount(remount::Args),
     Run(run::Args),
     Status(status::Args),
     Flush(flush::Args),
@@ -124,6 +126,7 @@ pub fn run() -> ExitCode {
         Command::Mount(args) => mount::run(&args, &env),
         Command::Umount(args) => umount::run(&args, &env),
         Command::Upgrade(args) => upgrade::run(&args, &env),
+        Command::Remount(args) => remount::run(&args, &env),
         Command::Run(args) => return run::run(&args, &env),
         Command::Status(args) => status::run(&args, &env),
         Command::Flush(args) => flush::run(&args, &env),

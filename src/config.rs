@@ -142,14 +142,14 @@ pub struct Config {
     /// What was said of each option, and where.
     pub said: Sayings,
     /// Where it is written what happens to entries, if anywhere.
-    pub events: Option<EventsOptions>,
+    pub events: EventsOptions,
 }
 
 /// The event log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventsOptions {
-    /// The file; absolute.
-    pub file: PathBuf,
+    /// The file, if there is to be one; absolute.
+    pub file: Option<PathBuf>,
     /// Bytes of one file.
     pub size: u64,
     /// Files that are kept besides.
@@ -458,11 +458,11 @@ impl Draft {
             kernel: self.kernel,
             log: log_options(self.log, host),
             metrics: self.metrics,
-            events: self.events.map(|file| EventsOptions {
-                file: host.cwd.join(file),
+            events: EventsOptions {
+                file: self.events.map(|file| host.cwd.join(file)),
                 size: self.events_size.unwrap_or(DEFAULT_EVENTS_SIZE),
                 files: self.events_files.unwrap_or(DEFAULT_EVENTS_FILES),
-            }),
+            },
             run_dir: places::run_dir(host),
             config_file: self.config_file.map(|file| host.cwd.join(file)),
             said: self.said,

@@ -1,4 +1,4 @@
-//! The control socket of a mount: `status`, `flush`, `remove` and `stop`, from outside.
+//! The control socket of a mount: `status`, `flush`, `remove`, `remount` and `stop`, from outside.
 //!
 //! A mount listens on `RUNDIR/MAJOR:MINOR.sock`, where `MAJOR:MINOR` is the device number that the kernel gave the mount. So it is
 //! found from the mount table alone, also when the mount itself no longer answers. A connection carries one
@@ -58,6 +58,9 @@ pub trait Controlled: Send + Sync {
 
     /// From now on an unmount waits this long for uploads, instead of what was configured.
     fn set_drain_timeout(&self, timeout: Duration);
+
+    /// Begins to change it; what was changed, in words, comes through the channel. The error says why it cannot be begun.
+    fn remount(&self, wanted: Remount) -> Result<Receiver<Remounted>, String>;
 
     /// Asks it to unmount and stop.
     fn stop(&self);
@@ -223,6 +226,18 @@ pub struct Removal {
     pub timeout_ms: u64,
 }
 
+/// What is to change of a mount. What is not said stays as it is; its configuration file is read again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remount {
+    /// The remote, if it was said.
+    pub source: Option<String>,
+    /// A list of options as for `-o`, with absolute paths.
+    pub options: String,
+}
+
+/// What was changed, a line each; or why nothing was.
+pub type Remounted = Result<Vec<String>, String>;
+
 /// What can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "lowercase")]
@@ -261,6 +276,8 @@ pub enum Request {
         /// What it can read.
         format: u32,
     },
+    /// Answer when it is changed.
+    Remount(Remount),
     /// Answer when the mount is gone and drained.
     Stop {
         /// Whether the daemon is to unmount; otherwise the asker does.
@@ -290,6 +307,8 @@ pub enum Answer {
     Entry(Entry),
     /// To [`Request::Remove`].
     Removed(Vec<Removed>),
+    /// To [`Request::Remount`].
+    Remounted(Vec<String>),
     /// To [`Request::Stop`].
     Stopped {
         /// How many objects go to the remote with the next mount only.

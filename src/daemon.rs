@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::mount::handover::State;
-use crate::mount::{Mount, MountError, Summary};
+use crate::mount::{Handle, Mount, MountError, Resolve, Summary};
 use crate::stop::Stop;
 use crate::sys::{self, EndSignals, Forked};
 
@@ -197,6 +197,12 @@ impl Supervisor {
         ));
     }
 
+    /// The configuration is read again; [`Supervisor::ready`] says when that is done.
+    fn reloading(&self) {
+        let micros = sys::monotonic_micros();
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+    }
+
     fn stopping(&self, drain_timeout: Duration) {
         let micros = drain_timeout.saturating_add(ENDING).as_micros();
         self.tell(&format!(
@@ -219,25 +225,28 @@ impl Supervisor {
 
 /// Mounts, calls `ready` when the mount answers, and stays until it is unmounted and drained. If `ready` fails, it unmounts again.
 ///
-/// The first SIGTERM, SIGINT or SIGHUP asks to unmount, and one more to leave the draining.
+/// The first SIGTERM or SIGINT asks to unmount, and one more to leave the draining. SIGHUP reads the configuration file again
+/// and opens the log and the event log anew; but at a terminal it means that the terminal has gone, and is like SIGTERM.
 ///
 /// With a state it goes on with the mount that another program left to this one.
 pub fn serve(
     config: Config,
     clock: Arc<dyn Clock>,
+    resolve: Box<dyn Resolve>,
     state: Option<State>,
     supervisor: &Supervisor,
     ready: impl FnOnce() -> io::Result<()>,
 ) -> Result<Summary, MountError> {
     let signals = EndSignals::block()?;
     let over = Stop::new()?;
-    let shown = config.clone();
+    let at_terminal = File::open(TERMINAL).is_ok();
     let taken_over = state.is_some();
     let mount = match state {
-        None => Mount::start(config, clock)?,
-        Some(state) => Mount::resume(config, clock, state)?,
+        None => Mount::start(config, clock, resolve)?,
+        Some(state) => Mount::resume(config, clock, resolve, state)?,
     };
-    let stop = mount.stopper();
+    let handle = mount.handle();
+    let shown = handle.config();
     let (remote, mountpoint) = (&shown.remote, shown.mountpoint.display());
     match taken_over {
         false => log::info!("{remote} is mounted on {mountpoint}"),
@@ -245,33 +254,54 @@ pub fn serve(
     }
     match ready() {
         Ok(()) => supervisor.ready(&shown),
-        Err(_) => stop(),
+        Err(_) => handle.stop(),
     }
     let summary = thread::scope(|scope| {
         scope.spawn(|| {
-            watch(&signals, &over, &|| {
-                supervisor.stopping(shown.drain_timeout);
-                stop();
+            watch(&signals, &over, &|signal| match signal {
+                SIGHUP if !at_terminal => reload(&handle, supervisor),
+                _ => {
+                    log::info!("stopping on signal {signal}");
+                    supervisor.stopping(handle.config().drain_timeout);
+                    handle.stop();
+                }
             });
         });
         scope.spawn(|| supervisor.keep_informed(&over));
         let _watched_until_here = over.ask_on_drop();
         mount.wait()
     });
-    log_end(&shown, &summary);
+    log_end(&handle.config(), &summary);
     Ok(summary)
 }
 
-/// Calls `stop` for every signal, until it is over.
-fn watch(signals: &EndSignals, over: &Stop, stop: &dyn Fn()) {
+/// What a process with a terminal can open.
+const TERMINAL: &str = "/dev/tty";
+/// As signals are read.
+const SIGHUP: u32 = libc::SIGHUP.unsigned_abs();
+
+/// Reads the configuration again. What cannot be done is said in the log, and leaves everything as it was.
+fn reload(handle: &Handle, supervisor: &Supervisor) {
+    supervisor.reloading();
+    match handle.reload() {
+        Ok(changes) if changes.is_empty() => {
+            log::info!("configuration read again: nothing has changed");
+        }
+        Ok(_) => log::info!("configuration read again"),
+        Err(why) => log::error!("cannot change as the configuration says: {why}"),
+    }
+    supervisor.ready(&handle.config());
+}
+
+/// Calls `each` for every signal, until it is over.
+fn watch(signals: &EndSignals, over: &Stop, each: &dyn Fn(u32)) {
     while !over.asked() {
         if let Err(err) = sys::poll_readable(&[signals.as_fd(), over.as_fd()], None) {
             log::error!("waiting for signals: {err}");
             return;
         }
         while let Some(signal) = signals.take() {
-            log::info!("stopping on signal {signal}");
-            stop();
+            each(signal);
         }
     }
 }

@@ -14,6 +14,7 @@
 
 mod flights;
 mod patience;
+mod renew;
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -104,6 +105,8 @@ struct Errand<'a> {
     place: &'a Place,
     /// When the remote was asked.
     began: Duration,
+    /// How often the remote had been changed when it began.
+    generation: u64,
 }
 
 /// The fetches of one mount.
@@ -112,7 +115,7 @@ pub struct Fetch {
     remote: Arc<dyn Remote>,
     clock: Arc<dyn Clock>,
     stats: Arc<Stats>,
-    times: Times,
+    times: RwLock<Times>,
     /// Written by those who revoke: no object that they mean gets its name after that.
     landing: RwLock<()>,
     state: Mutex<State>,
@@ -132,6 +135,8 @@ struct State {
     /// The clock waits for somebody to wait. Otherwise it knows when to look again: who asks later is late later,
     /// but for those who have less patience.
     clock_looks_at: Option<Duration>,
+    /// How often the remote was changed.
+    generation: u64,
 }
 
 impl Fetch {
@@ -150,6 +155,7 @@ impl Fetch {
             jobs: Some(jobs),
             patience: Patience::new(times.lookup_timeout),
             clock_looks_at: None,
+            generation: 0,
         };
         let state = Mutex::new(state);
         Self {
@@ -157,7 +163,7 @@ impl Fetch {
             remote,
             clock,
             stats,
-            times,
+            times: RwLock::new(times),
             landing: RwLock::default(),
             state,
             changed: Condvar::new(),
@@ -253,24 +259,28 @@ impl Fetch {
         }
     }
 
-    /// Fetches what comes through the channel until it closes.
-    pub fn run_worker(&self, jobs: &Receiver<Place>) {
+    /// Fetches what comes through the channel until it closes, or until it need not go on after one of them.
+    pub fn run_worker(&self, jobs: &Receiver<Place>, goes_on: &dyn Fn() -> bool) {
         for place in jobs {
-            let fetched =
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.fetch(&place)));
+            let generation = self.state().generation;
+            let run = || self.fetch(&place, generation);
+            let fetched = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
             let outcome = fetched.unwrap_or_else(|_| {
                 self.stats.panics.one();
                 log::error!("bug: the fetch of {} panicked", place.sig);
                 Outcome::Unknown
             });
-            self.land(&place, outcome);
+            self.land(&place, outcome, generation);
+            if !goes_on() {
+                return;
+            }
         }
     }
 
     /// Tells waiters "not now" when their time is over, until [`Fetch::stop`].
     pub fn run_clock(&self) {
-        let tick = self.times.lookup_timeout / TICKS;
         loop {
+            let tick = self.times().lookup_timeout / TICKS;
             self.dismiss_late();
             let mut state = self.state();
             if state.jobs.is_none() {
@@ -312,9 +322,13 @@ impl Fetch {
     }
 
     /// The remote has just answered, or failed, too late to be of use.
-    fn was_in_vain(&self, place: &Place, reason: &str) {
+    fn was_in_vain(&self, errand: Errand<'_>, reason: &str) {
+        let place = errand.place;
         let now = self.clock.now();
         let mut state = self.state();
+        if state.generation != errand.generation {
+            return;
+        }
         let from = state.flights.waiting_since(place);
         let spent = from.is_some_and(|from| state.patience.in_vain(from, now));
         drop(state);
@@ -327,7 +341,7 @@ impl Fetch {
         }
     }
 
-    fn fetch(&self, place: &Place) -> Outcome {
+    fn fetch(&self, place: &Place, generation: u64) -> Outcome {
         // Whoever asked looked at the disk before: an earlier fetch, or a push, may have been faster.
         if self.store.has(place) {
             return Outcome::Here;
@@ -336,28 +350,33 @@ impl Fetch {
             return Outcome::Unknown;
         }
         let began = self.clock.now();
+        let errand = Errand {
+            place,
+            began,
+            generation,
+        };
         self.state().flights.asked(place, began);
         match self.remote.get(&place.sig) {
             Ok(None) => {
                 let took = self.clock.now().saturating_sub(began);
-                if took >= self.times.lookup_timeout / SLOW_MISS {
-                    self.was_in_vain(place, &format!("a miss took {:.1} s", took.as_secs_f64()));
+                if took >= self.times().lookup_timeout / SLOW_MISS {
+                    self.was_in_vain(errand, &format!("a miss took {:.1} s", took.as_secs_f64()));
                 }
                 self.stats
                     .note(&Event::new(What::Miss, &place.sig).took(took));
                 Outcome::Absent
             }
-            Ok(Some(object)) => self.take_first_whole(Errand { place, began }, object),
+            Ok(Some(object)) => self.take_first_whole(errand, object),
             Err(error @ RemoteError::Partly(_)) => {
                 // Until others can be asked again, asking once more is of no use.
-                self.remember_miss(place, false);
-                self.failed(Errand { place, began }, &error)
+                self.remember_miss(place, false, generation);
+                self.failed(errand, &error)
             }
             Err(error) => {
                 if error.is_transient() {
-                    self.was_in_vain(place, &error.to_string());
+                    self.was_in_vain(errand, &error.to_string());
                 }
-                self.failed(Errand { place, began }, &error)
+                self.failed(errand, &error)
             }
         }
     }
@@ -366,8 +385,8 @@ impl Fetch {
     fn take_first_whole(&self, errand: Errand<'_>, mut object: Object) -> Outcome {
         let place = errand.place;
         for attempt in 1.. {
-            let window = self.times.lookup_timeout / WINDOWS;
-            let pace = Pace::new(self.times.min_speed.max(1), window);
+            let times = self.times();
+            let pace = Pace::new(times.min_speed.max(1), times.lookup_timeout / WINDOWS);
             let arrived = object.arrived.clone();
             self.state().flights.arriving(place, arrived, pace);
             let outcome = self.take_in(errand, object);
@@ -468,11 +487,18 @@ impl Fetch {
     }
 
     /// Ends a flight: remembers a miss and tells everybody who waits.
-    fn land(&self, place: &Place, outcome: Outcome) {
+    fn land(&self, place: &Place, outcome: Outcome, generation: u64) {
         if outcome == Outcome::Absent {
-            self.remember_miss(place, true);
+            self.remember_miss(place, true, generation);
         }
         let mut state = self.state();
+        let outcome = match outcome {
+            Outcome::Here => outcome,
+            // Another remote is asked about it already.
+            _ if state.flights.is_asked_after(place, generation) => return,
+            Outcome::Absent if state.generation != generation => Outcome::Unknown,
+            _ => outcome,
+        };
         let waiters = state.flights.land(place);
         drop(state);
         let now = self.clock.now();
@@ -484,9 +510,13 @@ impl Fetch {
         }
     }
 
-    fn remember_miss(&self, place: &Place, of_all: bool) {
-        let until = self.clock.now() + self.times.negative_ttl;
-        self.state().misses.put(place.sig, Miss { until, of_all });
+    /// What a remote said that is not asked any more is no news.
+    fn remember_miss(&self, place: &Place, of_all: bool, generation: u64) {
+        let until = self.clock.now() + self.times().negative_ttl;
+        let mut state = self.state();
+        if state.generation == generation {
+            state.misses.put(place.sig, Miss { until, of_all });
+        }
     }
 
     /// A remote that could not be asked can be now: what only others were asked for is to be asked again.
@@ -508,7 +538,11 @@ impl Fetch {
 
     /// How long a miss holds from when it is found.
     pub fn negative_ttl(&self) -> Duration {
-        self.times.negative_ttl
+        self.times().negative_ttl
+    }
+
+    fn times(&self) -> Times {
+        *self.times.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_stopped(&self) -> bool {

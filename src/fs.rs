@@ -27,7 +27,7 @@ pub mod tree;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -73,12 +73,40 @@ pub struct Options {
     pub read_only: bool,
     /// Entries that come to be here are uploaded.
     pub push: bool,
+    /// A rename that pushes waits until its upload was tried.
+    pub sync: bool,
     /// Everything is shown with this owner.
     pub uid: Option<u32>,
     /// Everything is shown with this group.
     pub gid: Option<u32>,
     /// These permission bits are hidden.
     pub umask: Option<u32>,
+}
+
+/// Those of the options that may change while it is used.
+#[derive(Debug, Default)]
+struct Modes {
+    read_only: AtomicBool,
+    push: AtomicBool,
+    sync: AtomicBool,
+}
+
+impl Modes {
+    fn of(options: &Options) -> Self {
+        let modes = Self::default();
+        modes.set(options.read_only, options.push, options.sync);
+        modes
+    }
+
+    fn pushes(&self) -> bool {
+        self.push.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, read_only: bool, push: bool, sync: bool) {
+        self.read_only.store(read_only, Ordering::Relaxed);
+        self.push.store(push, Ordering::Relaxed);
+        self.sync.store(sync, Ordering::Relaxed);
+    }
 }
 
 /// What a lookup found.
@@ -107,6 +135,7 @@ pub struct Fs {
     fetch: Arc<Fetch>,
     uploads: Arc<Uploads>,
     options: Options,
+    modes: Modes,
     clock: Arc<dyn Clock>,
     stats: Arc<Stats>,
     tree: RwLock<Tree>,
@@ -134,6 +163,7 @@ impl Fs {
             store,
             fetch,
             uploads,
+            modes: Modes::of(&options),
             options,
             clock,
             stats,
@@ -146,6 +176,21 @@ impl Fs {
             root_ino: root.st_ino,
             device: root.st_dev,
         })
+    }
+
+    /// Changes what may be done. An operation that is under way may still see how it was.
+    pub fn set_modes(&self, read_only: bool, push: bool, sync: bool) {
+        self.modes.set(read_only, push, sync);
+    }
+
+    /// Nothing may be changed but `config.lock` and time stamps.
+    fn is_read_only(&self) -> bool {
+        self.modes.read_only.load(Ordering::Relaxed)
+    }
+
+    /// Whether a rename that pushes is to be answered when its upload was tried.
+    pub fn waits_for_uploads(&self) -> bool {
+        self.modes.sync.load(Ordering::Relaxed)
     }
 
     /// Gives it the kernel to talk to. Without one (in tests) nothing needs to be invalidated.
@@ -346,7 +391,7 @@ impl Fs {
         match kind {
             Name::Private => Err(Errno::PERM),
             Name::RootFile(RootFile::ConfigLock) => Ok(()),
-            _ if self.options.read_only => Err(Errno::ROFS),
+            _ if self.is_read_only() => Err(Errno::ROFS),
             _ => Ok(()),
         }
     }

@@ -51,24 +51,21 @@ pub struct FuseFs {
     passthrough: Arc<Passthrough>,
     hands: Arc<Hands>,
     link: Arc<Link>,
-    sync: bool,
 }
 
 impl FuseFs {
-    /// Speaks FUSE for `fs`. With `sync`, a rename onto an entry's name is answered once its upload was tried.
+    /// Speaks FUSE for `fs`.
     pub fn new(
         fs: Arc<Fs>,
         passthrough: Arc<Passthrough>,
         hands: Arc<Hands>,
         link: Arc<Link>,
-        sync: bool,
     ) -> Self {
         Self {
             fs,
             passthrough,
             hands,
             link,
-            sync,
         }
     }
 
@@ -301,14 +298,14 @@ impl Filesystem for FuseFs {
         reply: ReplyEmpty,
     ) {
         self.guard(|| {
-            let (fs, sync, bits) = (self.fs.clone(), self.sync, flags.bits());
+            let (fs, bits) = (self.fs.clone(), flags.bits());
             let (name_there, newname_there) = (name.to_owned(), newname.to_owned());
             let stay = self.link.gate.stay();
             let job = move || {
                 let from = (parent.0, name_there.as_os_str());
                 let to = (newparent.0, newname_there.as_os_str());
                 match fs.rename(from, to, bits) {
-                    Ok(Some(upload)) if sync => {
+                    Ok(Some(upload)) if fs.waits_for_uploads() => {
                         let answer = move || {
                             reply.ok();
                             drop(stay);

@@ -45,7 +45,7 @@
 //! | [`upkeep`] | promotion into upper tiers, touch, reshare: store to remote, when there is time | file system, kernel |
 //! | [`fs`] | the file system: one method an operation, returning values | replies, threads, network |
 //! | [`fuse`] | requests to `fs` and values to replies; passthrough | policy |
-//! | [`control`] | the socket: status, flush, remove, stop; both ends; the mount table | what a mount is made of |
+//! | [`control`] | the socket: status, flush, remove, remount, stop; both ends; the mount table | what a mount is made of |
 //! | [`metrics`] | what Prometheus and a browser are shown of a mount, and the last day of it | files, remotes, the file system |
 //! | [`config`] | remote, mountpoint and `-o` to a valid `Config`; the table of options | environment, files |
 //! | [`mount`] | builds and joins every part, owns every thread; [`mount::handover`]: another version goes on with a mount in use | the command line |

@@ -1,4 +1,5 @@
-//! Where the log goes: standard error in the foreground, syslog in the background, or a file.
+//! Where the log goes: standard error in the foreground, syslog in the background, or a file; and how that is changed while
+//! somebody writes.
 //!
 //! Other crates are heard from `warn` on only, unless we are debugging: fuser reports every request. Of fuser only
 //! errors are: it warns whenever somebody else unmounts, which is how a mount ends. What finds credentials is never heard:
@@ -7,6 +8,7 @@
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::{PoisonError, RwLock};
 
 use env_logger::{Builder, Logger, Target, TimestampPrecision};
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -43,43 +45,85 @@ pub enum LogError {
 
 /// Starts logging. From here on a panic is logged too: a daemon's standard error is /dev/null.
 pub fn start(options: &LogOptions, audience: Audience) -> Result<(), LogError> {
-    start_log(options, audience)?;
+    let sink = Sink::new(options, audience)?;
+    log::set_logger(&Current)?;
+    Prepared(sink).take_effect();
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
     Ok(())
 }
 
-fn start_log(options: &LogOptions, audience: Audience) -> Result<(), LogError> {
-    let mut builder = filtered(options);
-    match (&options.file, audience) {
-        (Some(path), _) => {
-            let open = OpenOptions::new().create(true).append(true).open(path);
-            let file = open.map_err(|cause| LogError::Open {
-                path: path.clone(),
-                cause,
-            })?;
-            builder
-                .target(Target::Pipe(Box::new(file)))
-                .format_timestamp(Some(TimestampPrecision::Millis));
-        }
-        (None, Audience::Stderr) => {
-            builder
-                .format_target(false)
-                .format_timestamp(Some(TimestampPrecision::Seconds));
-        }
-        (None, Audience::Journal) => {
-            builder.format(|out, record| {
-                writeln!(out, "<{}>{}", severity(record.level()), record.args())
-            });
-        }
-        (None, Audience::Syslog) => return start_syslog(builder.build()),
-    }
-    Ok(builder.try_init()?)
+/// Opens what these options name, the file anew, for [`Prepared::take_effect`]. `None` if nothing is logged at all.
+pub fn prepare(options: &LogOptions) -> Result<Option<Prepared>, LogError> {
+    let current = CURRENT.read().unwrap_or_else(PoisonError::into_inner);
+    let audience = current.as_ref().map(|sink| sink.audience);
+    drop(current);
+    let sink = audience.map(|audience| Sink::new(options, audience));
+    Ok(sink.transpose()?.map(Prepared))
 }
 
-fn start_syslog(filter: Logger) -> Result<(), LogError> {
-    sys::open_syslog(c"cachedirfs");
-    log::set_max_level(filter.filter());
-    Ok(log::set_boxed_logger(Box::new(Syslog(filter)))?)
+/// A log that nobody writes to yet.
+pub struct Prepared(Sink);
+
+impl Prepared {
+    /// From now on this is the log.
+    pub fn take_effect(self) {
+        log::set_max_level(self.0.logger.filter());
+        let mut current = CURRENT.write().unwrap_or_else(PoisonError::into_inner);
+        *current = Some(self.0);
+    }
+}
+
+/// Where the log goes at the moment.
+static CURRENT: RwLock<Option<Sink>> = RwLock::new(None);
+
+struct Sink {
+    /// Filters, and writes unless that is syslog's.
+    logger: Logger,
+    audience: Audience,
+    to_syslog: bool,
+}
+
+impl Sink {
+    fn new(options: &LogOptions, audience: Audience) -> Result<Self, LogError> {
+        let mut builder = filtered(options);
+        let to_syslog = options.file.is_none() && audience == Audience::Syslog;
+        match (&options.file, audience) {
+            (Some(path), _) => {
+                let open = OpenOptions::new().create(true).append(true).open(path);
+                let file = open.map_err(|cause| LogError::Open {
+                    path: path.clone(),
+                    cause,
+                })?;
+                builder
+                    .target(Target::Pipe(Box::new(file)))
+                    .format_timestamp(Some(TimestampPrecision::Millis));
+            }
+            (None, Audience::Stderr) => {
+                builder
+                    .format_target(false)
+                    .format_timestamp(Some(TimestampPrecision::Seconds));
+            }
+            (None, Audience::Journal) => {
+                builder.format(|out, record| {
+                    writeln!(out, "<{}>{}", severity(record.level()), record.args())
+                });
+            }
+            (None, Audience::Syslog) => sys::open_syslog(c"cachedirfs"),
+        }
+        Ok(Self {
+            logger: builder.build(),
+            audience,
+            to_syslog,
+        })
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.to_syslog {
+            self.logger.log(record);
+        } else if self.logger.matches(record) {
+            sys::syslog(record.level(), &record.args().to_string());
+        }
+    }
 }
 
 /// What is said on the command line outweighs the environment, and that the defaults.
@@ -121,17 +165,21 @@ fn severity(level: Level) -> u8 {
     }
 }
 
-/// Sends to syslog what its filter lets through.
-struct Syslog(Logger);
+/// Hands on to where the log goes at the moment.
+struct Current;
 
-impl Log for Syslog {
+impl Log for Current {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.0.enabled(metadata)
+        let current = CURRENT.read().unwrap_or_else(PoisonError::into_inner);
+        current
+            .as_ref()
+            .is_some_and(|sink| sink.logger.enabled(metadata))
     }
 
     fn log(&self, record: &Record<'_>) {
-        if self.0.matches(record) {
-            sys::syslog(record.level(), &record.args().to_string());
+        let current = CURRENT.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sink) = current.as_ref() {
+            sink.log(record);
         }
     }
 

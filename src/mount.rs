@@ -3,6 +3,7 @@
 //! A mount ends in this order: it is unmounted (by us or by anybody), lookups that wait are answered, uploads are
 //! drained as long as they may take, the parts stop, and only then is the backing directory free again.
 
+mod change;
 mod chores;
 mod controls;
 pub mod handover;
@@ -16,9 +17,8 @@ mod workers;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -38,6 +38,7 @@ use crate::fuse::{Hands, Invalidator, Passthrough};
 
 use crate::metrics::server::Standing;
 use crate::name::PRIVATE_DIR;
+use crate::remote::swap::Swap;
 use crate::remote::{KeyError, RemoteError};
 use crate::stats::Stats;
 use crate::stop::Stop;
@@ -45,11 +46,14 @@ use crate::store::{Limits, Store, StoreError};
 use crate::upkeep::{self, Upkeep};
 use crate::upload::{self, Uploads};
 use crate::{name::Place, sys};
+use change::{Changes, Order};
+pub use change::{Handle, Resolve};
 use chores::Chore;
 use controls::Controls;
 use handover::State;
 use remotes::Remotes;
 pub use remotes::{Opened, open_remote, open_remotes};
+use session::unmount;
 use threads::Threads;
 
 /// How often it is asked whether a probe is due, and whether calls are overdue.
@@ -111,7 +115,8 @@ pub struct Mount {
     number: Device,
     /// Fetch workers, evictor, and what else ends when the parts are stopped.
     helpers: Threads,
-    uploaders: Threads,
+    /// The dispatcher of uploads.
+    dispatcher: Threads,
     /// What brings entries to the disk.
     syncer: Threads,
     /// What writes the event log.
@@ -122,20 +127,30 @@ pub struct Mount {
 
 /// What outlives any one thread of a mount.
 struct Parts {
-    config: Config,
+    config: RwLock<Arc<Config>>,
     clock: Arc<dyn Clock>,
     store: Arc<Store>,
-    remotes: Remotes,
+    remotes: RwLock<Arc<Remotes>>,
+    /// The remotes for lookups, whichever they are at the moment.
+    reading: Arc<Swap>,
+    /// The same for all else.
+    writing: Arc<Swap>,
     fetch: Arc<Fetch>,
     uploads: Arc<Uploads>,
-    upkeep: Option<Arc<Upkeep>>,
+    upkeep: Arc<Upkeep>,
     stats: Arc<Stats>,
     events: Option<Arc<Events>>,
     passthrough: Arc<Passthrough>,
     hands: Arc<Hands>,
+    /// Set once there is one.
+    fs: OnceLock<Arc<Fs>>,
     chores: crossbeam_channel::Sender<Chore>,
     /// Where metrics are served, if anywhere.
     metrics: Arc<Standing>,
+    changes: Changes,
+    /// What the workers take up, and the workers.
+    jobs: Jobs,
+    pools: Mutex<Pools>,
     drain_millis: AtomicU64,
     /// Asked once: unmount. Asked again: do not drain.
     stop: Stop,
@@ -149,28 +164,46 @@ struct Parts {
     umask: u32,
     link: Arc<Link>,
     /// Set once it is mounted.
-    fs: OnceLock<Arc<Fs>>,
     device: OnceLock<Arc<OwnedFd>>,
+}
+
+/// Threads that give way to others when their number or the remotes change.
+#[derive(Default)]
+struct Pools {
+    fetchers: Threads,
+    uploaders: Threads,
+    /// Those that watch the remotes.
+    watchers: Threads,
 }
 
 impl Mount {
     /// Mounts; returns when the mount answers.
-    pub fn start(config: Config, clock: Arc<dyn Clock>) -> Result<Self, MountError> {
-        Self::begin(config, clock, None)
+    pub fn start(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        resolve: Box<dyn Resolve>,
+    ) -> Result<Self, MountError> {
+        Self::begin(config, clock, resolve, None)
     }
 
     /// Goes on with what another program has mounted and left to this one.
-    pub fn resume(config: Config, clock: Arc<dyn Clock>, state: State) -> Result<Self, MountError> {
-        Self::begin(config, clock, Some(state))
+    pub fn resume(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        resolve: Box<dyn Resolve>,
+        state: State,
+    ) -> Result<Self, MountError> {
+        Self::begin(config, clock, resolve, Some(state))
     }
 
     fn begin(
         config: Config,
         clock: Arc<dyn Clock>,
+        resolve: Box<dyn Resolve>,
         state: Option<State>,
     ) -> Result<Self, MountError> {
         let umask = prepare_process();
-        let (mut parts, jobs) = Parts::build(config, clock, umask)?;
+        let (mut parts, todo) = Parts::build(config, clock, umask, resolve)?;
         if let Some(state) = &state {
             parts.up_before = Duration::from_millis(state.up_millis);
             parts.handovers = state.handovers;
@@ -178,6 +211,7 @@ impl Mount {
         }
         let parts = Arc::new(parts);
         let fs = Arc::new(parts.file_system()?);
+        parts.set_file_system(&fs);
         let (session, devices) = match state {
             None => (parts.session(&fs)?, None),
             Some(state) => {
@@ -194,21 +228,28 @@ impl Mount {
         parts.hands.set_device(device.try_clone()?);
         parts.passthrough.set_device(device.clone());
         parts.device.get_or_init(|| device);
-        parts.fs.get_or_init(|| fs.clone());
 
         let mut teller = Threads::default();
         telling::spawn(&mut teller, &parts)?;
         let mut helpers = Threads::default();
-        let mut uploaders = Threads::default();
-        workers::fetchers(&mut helpers, &parts, &jobs.fetch)?;
+        let mut dispatcher = Threads::default();
+        parts.set_pools(Pools {
+            fetchers: workers::fetchers(&parts, &parts.config(), 0)?,
+            uploaders: workers::uploaders(&parts, &parts.config(), 0)?,
+            watchers: workers::watchers(&parts, &parts.remotes())?,
+        });
         workers::keepers(&mut helpers, &parts, &fs)?;
         workers::upkeep(&mut helpers, &parts)?;
-        let (doing, chores) = (parts.clone(), jobs.chores);
+        let (changing, orders) = (parts.clone(), todo.orders);
+        helpers.spawn_loop("changes", &parts.stats, &parts.over, move || {
+            change::run(&changing, &orders);
+        })?;
+        let (doing, chores) = (parts.clone(), todo.chores);
         let file_system = fs.clone();
         helpers.spawn_loop("chores", &parts.stats, &parts.over, move || {
             chores::run(&doing, &file_system, &chores);
         })?;
-        workers::uploaders(&mut uploaders, &parts)?;
+        workers::dispatcher(&mut dispatcher, &parts, todo.uploads)?;
         let mut syncer = Threads::default();
         workers::syncer(&mut syncer, &parts, &fs)?;
         // Before the mount answers anything: whoever sees that it does can ask how it is.
@@ -229,7 +270,7 @@ impl Mount {
             session,
             number,
             helpers,
-            uploaders,
+            dispatcher,
             syncer,
             teller,
             server,
@@ -237,16 +278,9 @@ impl Mount {
         })
     }
 
-    /// What asks the mount to end: the first call unmounts, each further one says to leave the draining.
-    pub fn stopper(&self) -> Box<dyn Fn() + Send + Sync> {
-        let parts = self.parts.clone();
-        Box::new(move || parts.ask_to_stop())
-    }
-
-    /// What opens the event log anew, after somebody has moved its file away.
-    pub fn reopener(&self) -> Box<dyn Fn() + Send + Sync> {
-        let events = self.parts.events.clone();
-        Box::new(move || events.iter().for_each(|events| events.reopen()))
+    /// What others may ask of it while it stays.
+    pub fn handle(&self) -> Handle {
+        Handle(self.parts.clone())
     }
 
     /// Stays until it is unmounted and drained.
@@ -255,14 +289,18 @@ impl Mount {
         parts.wait_for_unmount(&self.session);
         parts.clear_away(self.number);
         parts.fetch.stop();
-        let drained = parts.drain(&self.uploaders);
+        let drained = parts.drain(&self.dispatcher);
         parts.store.stop();
-        parts.upkeep.iter().for_each(|upkeep| upkeep.stop());
+        parts.upkeep.stop();
         parts.over.ask();
         // What is still talking to the remote ends with the process.
         self.helpers.join_within(&*parts.clock, LAST_HELPERS);
+        let pools = parts.set_pools(Pools::default());
+        pools.fetchers.join_within(&*parts.clock, LAST_HELPERS);
+        pools.watchers.join_within(&*parts.clock, LAST_HELPERS);
         if drained {
-            self.uploaders.join_within(&*parts.clock, LAST_HELPERS);
+            self.dispatcher.join_within(&*parts.clock, LAST_HELPERS);
+            pools.uploaders.join_within(&*parts.clock, LAST_HELPERS);
         }
         self.syncer.join_within(&*parts.clock, LAST_SYNC);
         let last: Status = Controls(parts.clone()).status();
@@ -282,7 +320,14 @@ impl Mount {
 /// The receiving ends of the pools' channels.
 struct Jobs {
     fetch: crossbeam_channel::Receiver<Place>,
+    uploads: crossbeam_channel::Receiver<upload::Job>,
+}
+
+/// Ends of channels that one thread each is to get.
+struct Todo {
+    uploads: crossbeam_channel::Sender<upload::Job>,
     chores: crossbeam_channel::Receiver<Chore>,
+    orders: crossbeam_channel::Receiver<Order>,
 }
 
 impl Parts {
@@ -290,12 +335,9 @@ impl Parts {
         config: Config,
         clock: Arc<dyn Clock>,
         umask: u32,
-    ) -> Result<(Self, Jobs), MountError> {
+        resolve: Box<dyn Resolve>,
+    ) -> Result<(Self, Todo), MountError> {
         let stats = Arc::new(Stats::default());
-        let limits = Limits {
-            size: config.size,
-            min_free: config.min_free,
-        };
         let local = remotes::Local {
             spool_dir: config.backing.join(PRIVATE_DIR).join("tmp"),
             umask,
@@ -303,48 +345,38 @@ impl Parts {
         };
         let remotes = Remotes::open(&config, &local)?;
         prepare(&remotes)?;
+        let reading = Arc::new(Swap::new(remotes.reading.clone()));
+        let writing = Arc::new(Swap::new(remotes.writing.clone()));
+        let limits = store_limits(&config);
         let store = Store::open(&config.backing, limits, clock.clone(), stats.clone())?;
         let store = Arc::new(store);
         // It may not be in the backing directory, which is there by now.
         let events = telling::open(&config, umask, &clock, &stats)?;
-        let uploads = Uploads::new(
-            store.clone(),
-            remotes.writing.clone(),
-            clock.clone(),
-            stats.clone(),
-        )?;
-        let uploads = uploads.bounded(upload_limits(&config));
-        let (send, receive) = crossbeam_channel::bounded(fetch::QUEUE);
-        let times = fetch::Times {
-            negative_ttl: config.negative_ttl,
-            lookup_timeout: config.lookup_timeout,
-            min_speed: remotes.min_speed,
-        };
+        let uploads = Uploads::new(store.clone(), writing.clone(), clock.clone(), stats.clone())?;
+        uploads.set_limits(upload_limits(&config));
+        // What an earlier mount left pending stays so.
+        uploads.pause(config.push == Push::Off);
+        let (send_fetches, fetches) = crossbeam_channel::bounded(fetch::QUEUE);
         let fetch = Fetch::new(
             store.clone(),
-            remotes.reading.clone(),
+            reading.clone(),
             clock.clone(),
             stats.clone(),
-            times,
-            send,
+            fetch_times(&config, &remotes),
+            send_fetches,
         );
-        let upkeep = (config.push != Push::Off).then(|| {
-            let options = upkeep::Options {
-                touch: config.touch,
-                reshare: config.reshare,
-            };
-            let (writing, tiers) = (remotes.writing.clone(), remotes.tiers.clone());
-            let (clock, stats) = (clock.clone(), stats.clone());
-            Arc::new(Upkeep::new(
-                store.clone(),
-                writing,
-                tiers,
-                clock,
-                stats,
-                options,
-            ))
-        });
+        let upkeep = Upkeep::new(
+            store.clone(),
+            writing.clone(),
+            remotes.tiers.clone(),
+            clock.clone(),
+            stats.clone(),
+            upkeep_options(&config),
+        );
+        // No room in between: what is not being uploaded stays in the queue, where it can be superseded.
+        let (send_uploads, uploads_todo) = crossbeam_channel::bounded(0);
         let (chores, chores_todo) = crossbeam_channel::bounded(chores::WAITING);
+        let (changes, orders) = Changes::new(resolve, local);
         let off = session::no_passthrough(&config).map(str::to_owned);
         let parts = Self {
             drain_millis: AtomicU64::new(millis(config.drain_timeout)),
@@ -353,38 +385,73 @@ impl Parts {
             handovers: 0,
             umask,
             link: Arc::default(),
-            fs: OnceLock::new(),
             device: OnceLock::new(),
             metrics: Arc::default(),
             passthrough: Arc::new(Passthrough::new(off)),
             hands: Arc::new(Hands::new(config.event_threads)?),
+            fs: OnceLock::new(),
             fetch: Arc::new(fetch),
             uploads: Arc::new(uploads),
-            upkeep,
+            upkeep: Arc::new(upkeep),
             chores,
+            changes,
+            jobs: Jobs {
+                fetch: fetches,
+                uploads: uploads_todo,
+            },
+            pools: Mutex::default(),
             stop: Stop::new()?,
             over: Stop::new()?,
-            config,
+            config: RwLock::new(Arc::new(config)),
             clock,
             store,
-            remotes,
+            remotes: RwLock::new(Arc::new(remotes)),
+            reading,
+            writing,
             stats,
             events,
         };
-        let jobs = Jobs {
-            fetch: receive,
+        let todo = Todo {
+            uploads: send_uploads,
             chores: chores_todo,
+            orders,
         };
-        Ok((parts, jobs))
+        Ok((parts, todo))
+    }
+
+    fn set_file_system(&self, fs: &Arc<Fs>) {
+        if self.fs.set(fs.clone()).is_err() {
+            log::error!("bug: the file system was set twice");
+        }
+    }
+
+    /// What it is configured with at the moment.
+    fn config(&self) -> Arc<Config> {
+        let config = self.config.read();
+        config.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The remotes of the moment.
+    fn remotes(&self) -> Arc<Remotes> {
+        let remotes = self.remotes.read();
+        remotes.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Those that there were before are left to their end.
+    fn set_pools(&self, pools: Pools) -> Pools {
+        let mut current = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *current, pools)
     }
 
     fn file_system(&self) -> io::Result<Fs> {
+        let config = self.config();
         let options = fs::Options {
-            read_only: self.config.ro,
-            push: self.config.push != Push::Off,
-            uid: self.config.uid,
-            gid: self.config.gid,
-            umask: self.config.umask,
+            read_only: config.ro,
+            push: config.push != Push::Off,
+            sync: config.push == Push::Sync,
+            uid: config.uid,
+            gid: config.gid,
+            umask: config.umask,
         };
         Fs::new(
             self.store.clone(),
@@ -398,16 +465,13 @@ impl Parts {
 
     /// Has the upkeep hear of what is fetched, uploaded and used.
     fn wire_upkeep(&self, fs: &Fs) {
-        let Some(upkeep) = &self.upkeep else { return };
         let hears = |what: fn(&Upkeep, &Place)| -> fetch::Listener {
-            let upkeep = upkeep.clone();
+            let upkeep = self.upkeep.clone();
             Box::new(move |place| what(&upkeep, place))
         };
         self.fetch.set_listener(hears(Upkeep::fetched));
         self.uploads.set_listener(hears(Upkeep::heard));
-        if upkeep.wants_uses() {
-            fs.set_uses(hears(Upkeep::used));
-        }
+        fs.set_uses(hears(Upkeep::used));
     }
 
     fn uptime(&self) -> Duration {
@@ -416,13 +480,13 @@ impl Parts {
 
     fn number(&self) -> io::Result<Device> {
         let table = MountTable::read()?;
-        let mounted = table.at(&self.config.mountpoint);
+        let mounted = table.at(&self.config().mountpoint);
         let not_there = || io::Error::other("the mount is not in the mount table");
         Ok(mounted.ok_or_else(not_there)?.device)
     }
 
     fn serve(self: &Arc<Self>, device: Device, stop: Stop) -> Result<JoinHandle<()>, MountError> {
-        let config = &self.config;
+        let config = self.config();
         let controls = Arc::new(Controls(self.clone()));
         let server = Server::bind(&config.run_dir, device, controls, self.clock.clone())?;
         let stats = self.stats.clone();
@@ -432,11 +496,12 @@ impl Parts {
         Ok(threads::spawn("control", run)?)
     }
 
-    /// Does something every [`PROBE_TICK`] until all is over.
-    fn now_and_then(&self, work: impl Fn()) {
-        while !self.over.asked() {
+    /// Does something every [`PROBE_TICK`] until all is over, or those remotes are not used any more.
+    fn now_and_then(&self, remotes: &Remotes, work: impl Fn()) {
+        while !self.over.asked() && !remotes.over.asked() {
             work();
-            if let Err(e) = sys::poll_readable(&[self.over.as_fd()], Some(PROBE_TICK)) {
+            let ends = [self.over.as_fd(), remotes.over.as_fd()];
+            if let Err(e) = sys::poll_readable(&ends, Some(PROBE_TICK)) {
                 log::error!("the remote is not watched any more: {e}");
                 return;
             }
@@ -450,8 +515,9 @@ impl Parts {
             self.uploads.drain(Duration::ZERO);
             return;
         }
-        if let Err(e) = unmount(&self.config.mountpoint) {
-            log::warn!("cannot unmount {}: {e}", self.config.mountpoint.display());
+        let mountpoint = &self.config().mountpoint;
+        if let Err(e) = unmount(mountpoint) {
+            log::warn!("cannot unmount {}: {e}", mountpoint.display());
         }
     }
 
@@ -464,7 +530,7 @@ impl Parts {
                 Some(time) if now >= time => {
                     log::warn!(
                         "files are still open in {}",
-                        self.config.mountpoint.display()
+                        self.config().mountpoint.display()
                     );
                     return;
                 }
@@ -478,7 +544,8 @@ impl Parts {
     /// Takes the mount away if its session has ended without an unmount. Nothing else at the mountpoint is touched, not even
     /// looked at: an automounter that is expiring us has everybody wait there, and waits for our end.
     fn clear_away(&self, number: Device) {
-        let mountpoint = &self.config.mountpoint;
+        let config = self.config();
+        let mountpoint = &config.mountpoint;
         // The number may be another mount's by now.
         let is_that = |m: &Mounted| m.is_ours() && m.device == number && is_dead(mountpoint);
         if !MountTable::read().is_ok_and(|table| table.at(mountpoint).is_some_and(is_that)) {
@@ -490,12 +557,16 @@ impl Parts {
     }
 
     /// Drains the uploads; whether all their threads have ended.
-    fn drain(&self, uploaders: &Threads) -> bool {
+    fn drain(&self, dispatcher: &Threads) -> bool {
+        let are_finished = || {
+            let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+            dispatcher.are_finished() && pools.uploaders.are_finished()
+        };
         let timeout = Duration::from_millis(self.drain_millis.load(Ordering::Relaxed));
         self.uploads.drain(timeout);
         let mut deadline = self.clock.now() + timeout + LAST_UPLOADS;
         let mut cut = false;
-        while !uploaders.are_finished() {
+        while !are_finished() {
             if self.stop.at_once() && !cut {
                 cut = true;
                 self.uploads.drain(Duration::ZERO);
@@ -529,12 +600,33 @@ fn prepare(remotes: &Remotes) -> io::Result<()> {
 
 /// How long a mount waits for that: a directory that is there takes microseconds.
 const PREPARE: Duration = Duration::from_millis(700);
-/// The FUSE device.
-const DEVICE: &str = "/dev/fuse";
 /// How often it is seen whether the session has ended.
 const UNMOUNT_TICK: Duration = Duration::from_millis(20);
 /// How often it is seen whether the uploads have ended.
 const DRAIN_TICK: Duration = Duration::from_millis(10);
+
+fn store_limits(config: &Config) -> Limits {
+    Limits {
+        size: config.size,
+        min_free: config.min_free,
+    }
+}
+
+fn fetch_times(config: &Config, remotes: &Remotes) -> fetch::Times {
+    fetch::Times {
+        negative_ttl: config.negative_ttl,
+        lookup_timeout: config.lookup_timeout,
+        min_speed: remotes.min_speed,
+    }
+}
+
+fn upkeep_options(config: &Config) -> upkeep::Options {
+    upkeep::Options {
+        enabled: config.push != Push::Off,
+        touch: config.touch,
+        reshare: config.reshare,
+    }
+}
 
 /// A mount that uploads nothing gives nothing up either.
 fn upload_limits(config: &Config) -> upload::Limits {
@@ -561,30 +653,6 @@ fn prepare_process() -> u32 {
         log::debug!("cannot raise the limit of open files: {e}");
     }
     umask.as_raw_mode()
-}
-
-/// Unmounts; lazily if it is in use.
-fn unmount(mountpoint: &Path) -> io::Result<()> {
-    match sys::unmount(mountpoint, false) {
-        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => sys::unmount(mountpoint, true),
-        Err(e) if e.raw_os_error() == Some(libc::EPERM) => unmount_by_helper(mountpoint),
-        // Somebody else was faster.
-        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-        result => result,
-    }
-}
-
-/// What a user may not do, fusermount3 does.
-fn unmount_by_helper(mountpoint: &Path) -> io::Result<()> {
-    let status = std::process::Command::new("fusermount3")
-        .arg("-uz")
-        .arg(mountpoint)
-        .status()?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(io::Error::other(format!("fusermount3 -uz: {status}")))
-    }
 }
 
 fn millis(time: Duration) -> u64 {

@@ -42,6 +42,7 @@ mod runtime;
 #[cfg(test)]
 mod scripted;
 pub mod shards;
+pub mod swap;
 pub mod tiers;
 #[cfg(any(feature = "http", feature = "grpc", feature = "redis"))]
 mod trust;

@@ -41,7 +41,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -104,6 +104,34 @@ pub struct Limits {
     pub min_free: u64,
 }
 
+/// The bounds of the moment.
+#[derive(Debug)]
+struct Bounds {
+    size: AtomicU64,
+    min_free: AtomicU64,
+}
+
+impl Bounds {
+    fn new(limits: Limits) -> Self {
+        Self {
+            size: AtomicU64::new(limits.size),
+            min_free: AtomicU64::new(limits.min_free),
+        }
+    }
+
+    fn get(&self) -> Limits {
+        Limits {
+            size: self.size.load(Ordering::Relaxed),
+            min_free: self.min_free.load(Ordering::Relaxed),
+        }
+    }
+
+    fn set(&self, limits: Limits) {
+        self.size.store(limits.size, Ordering::Relaxed);
+        self.min_free.store(limits.min_free, Ordering::Relaxed);
+    }
+}
+
 /// The backing directory, held by this process.
 #[derive(Debug)]
 pub struct Store {
@@ -116,7 +144,7 @@ pub struct Store {
     sums: OwnedFd,
     private: OwnedFd,
     lock: File,
-    limits: Limits,
+    limits: Bounds,
     prefix_digits: AtomicU8,
     privileged: bool,
     clock: Arc<dyn Clock>,
@@ -196,7 +224,7 @@ impl Store {
             sums: opened.sums,
             private: opened.private,
             lock: opened.lock,
-            limits,
+            limits: Bounds::new(limits),
             prefix_digits: AtomicU8::new(opened.prefix_digits),
             privileged: rustix::process::geteuid().is_root(),
             clock,
@@ -228,7 +256,16 @@ impl Store {
 
     /// The bounds.
     pub fn limits(&self) -> Limits {
-        self.limits
+        self.limits.get()
+    }
+
+    /// From now on these hold. What is above them is evicted in the background, and new bytes have to wait for it.
+    pub fn set_limits(&self, limits: Limits) {
+        // Whoever looks at them before they wait does so under this lock.
+        let state = self.state();
+        self.limits.set(limits);
+        drop(state);
+        self.changed.notify_all();
     }
 
     /// Digits of the prefix directories that SCons uses here, as `config` says.

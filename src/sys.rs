@@ -62,6 +62,48 @@ pub fn own_mounts() -> io::Result<()> {
     Ok(mount_change("/", flags)?)
 }
 
+/// Whether this process can have mounts of its own and mount a FUSE file system on `mountpoint` in them. Tried by a child, since
+/// there is no way back: a kernel may let anybody make the namespaces and forbid everything in them.
+pub fn may_have_own_mounts(mountpoint: &Path) -> io::Result<()> {
+    let child = match fork()? {
+        Forked::Parent(child) => child,
+        Forked::Child => {
+            let tried = own_mounts().and_then(|()| mount_unanswered(mountpoint));
+            let code = tried.map_or_else(|err| err.raw_os_error().unwrap_or(libc::EIO), |()| 0);
+            // SAFETY: ends this copy of the process at once, without running what is the parent's to run.
+            unsafe { libc::_exit(code) }
+        }
+    };
+    match child.wait()?.code() {
+        Some(0) => Ok(()),
+        Some(code) => Err(io::Error::from_raw_os_error(code)),
+        None => Err(io::Error::other("the attempt was killed")),
+    }
+}
+
+/// Mounts a FUSE file system that nobody answers for. It goes when the process does.
+fn mount_unanswered(mountpoint: &Path) -> io::Result<()> {
+    use rustix::mount::{MountFlags, mount};
+    let device = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")?;
+    let options = format!(
+        "fd={},rootmode=40000,user_id={},group_id={}",
+        device.as_raw_fd(),
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw()
+    );
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    Ok(mount(
+        "cachedirfs",
+        mountpoint,
+        "fuse",
+        flags,
+        &*CString::new(options)?,
+    )?)
+}
+
 /// The number of a user by name, from the user database.
 pub fn user_id(name: &str) -> Option<u32> {
     let name = CString::new(name).ok()?;
@@ -383,6 +425,18 @@ pub fn process_end(pid: u32) -> io::Result<OwnedFd> {
     let fd = check(fd.try_into().map_err(io::Error::other)?)?;
     // SAFETY: the call succeeded, so it is open and ours.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Microseconds of CLOCK_MONOTONIC, as systemd counts them.
+pub fn monotonic_micros() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is to a live structure of the right type. Every Linux has this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    let (seconds, nanos) = (time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs());
+    seconds * 1_000_000 + nanos / 1000
 }
 
 /// Opens the connection to syslog; every line will carry `ident` and the process number.

@@ -6,7 +6,7 @@
 //! - **Reshare**: an entry that is used and that they may never have heard of is announced to them likewise, once a mount.
 //!
 //! Nobody waits for any of it, nothing of it is pending, and what is too much is dropped: another use brings it back.
-//! It never runs in a mount that uploads nothing.
+//! It does nothing while the mount uploads nothing.
 //!
 //! This module does not know the kernel or the file system above it.
 //!
@@ -16,6 +16,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -42,6 +43,8 @@ const WRITE_EVERY: Duration = Duration::from_secs(5);
 /// What is to be done.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
+    /// Anything at all: the mount uploads.
+    pub enabled: bool,
     /// Entries in use are announced when the remotes heard of them longer ago.
     pub touch: Option<Duration>,
     /// Entries in use are announced when it is not known that the remotes have them.
@@ -58,10 +61,10 @@ enum Job {
 pub struct Upkeep {
     store: Arc<Store>,
     remote: Arc<dyn Remote>,
-    tiers: Option<Arc<Tiers>>,
     clock: Arc<dyn Clock>,
     stats: Arc<Stats>,
-    options: Options,
+    /// Whether [`Upkeep::used`] has any effect, for those who are in a hurry.
+    wants_uses: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -72,6 +75,11 @@ struct State {
     announced: Announced,
     /// Announced or heard of in this mount.
     known: LruCache<Signature, ()>,
+    options: Options,
+    /// Those that lookups ask.
+    tiers: Option<Arc<Tiers>>,
+    /// What was written down of earlier mounts is in `announced`.
+    has_read: bool,
     stopped: bool,
 }
 
@@ -85,46 +93,59 @@ impl Upkeep {
         stats: Arc<Stats>,
         options: Options,
     ) -> Self {
-        let read = options.touch.map(|_| store.read_announced());
-        let announced = read.unwrap_or_else(|| Ok(Announced::default()));
-        let announced = announced.unwrap_or_else(|e| {
-            log::warn!("cannot read when the remotes heard of entries: {e}");
-            Announced::default()
-        });
         let state = State {
             jobs: VecDeque::new(),
             waiting: HashSet::new(),
-            announced,
+            announced: Announced::default(),
             known: LruCache::new(REMEMBERED),
+            options,
+            tiers,
+            has_read: false,
             stopped: false,
         };
-        let state = Mutex::new(state);
-        Self {
+        let upkeep = Self {
             store,
             remote,
-            tiers,
             clock,
             stats,
-            options,
-            state,
+            wants_uses: AtomicBool::new(false),
+            state: Mutex::new(state),
             changed: Condvar::new(),
-        }
+        };
+        upkeep.set_options(options);
+        upkeep
     }
 
-    /// Whether [`Upkeep::used`] has any effect.
-    pub fn wants_uses(&self) -> bool {
-        self.options.reshare || self.options.touch.is_some()
+    /// This is to be done from now on.
+    pub fn set_options(&self, options: Options) {
+        let mut state = self.state();
+        state.options = options;
+        if options.enabled && options.touch.is_some() && !state.has_read {
+            match self.store.read_announced() {
+                Ok(announced) => state.announced = announced,
+                Err(e) => log::warn!("cannot read when the remotes heard of entries: {e}"),
+            }
+            state.has_read = true;
+        }
+        self.wants_uses.store(options.wants_uses(), Relaxed);
+    }
+
+    /// The remotes are others from now on. Nothing is known of what they have heard of.
+    pub fn renew(&self, tiers: Option<Arc<Tiers>>) {
+        let mut state = self.state();
+        state.tiers = tiers;
+        state.known.clear();
+        state.announced.forget();
+        state.jobs.clear();
+        state.waiting.clear();
     }
 
     /// An entry was fetched.
     pub fn fetched(&self, place: &Place) {
         self.heard(place);
-        if self
-            .tiers
-            .as_ref()
-            .is_some_and(|t| t.is_lacking(&place.sig))
-        {
-            let mut state = self.state();
+        let mut state = self.state();
+        let tiers = state.tiers.as_ref().filter(|_| state.options.enabled);
+        if tiers.is_some_and(|t| t.is_lacking(&place.sig)) {
             if !state.add(Job::Promote(*place)) {
                 self.stats.promotions_dropped.one();
             }
@@ -135,26 +156,29 @@ impl Upkeep {
 
     /// The remotes have an entry now, or have had it a moment ago.
     pub fn heard(&self, place: &Place) {
-        if !self.wants_uses() {
+        if !self.wants_uses.load(Relaxed) {
             return;
         }
         let mut state = self.state();
         state.known.put(place.sig, ());
-        if self.options.touch.is_some() && state.announced.note(&place.sig, self.seconds()) {
+        if state.options.touch.is_some() && state.announced.note(&place.sig, self.seconds()) {
             self.changed.notify_all();
         }
     }
 
     /// Somebody uses an entry that is here.
     pub fn used(&self, place: &Place) {
+        if !self.wants_uses.load(Relaxed) {
+            return;
+        }
         let now = self.seconds();
         let mut state = self.state();
         let is_known = state.known.get(&place.sig).is_some();
-        let is_old = self.options.touch.is_some_and(|every| {
+        let is_old = state.options.touch.is_some_and(|every| {
             let last = state.announced.last(&place.sig);
             last.is_none_or(|last| u64::from(now.saturating_sub(last)) >= every.as_secs())
         });
-        let is_new = self.options.reshare && !is_known;
+        let is_new = state.options.reshare && !is_known;
         if (is_old || is_new) && state.add(Job::Announce(*place)) {
             drop(state);
             self.changed.notify_all();
@@ -204,7 +228,8 @@ impl Upkeep {
     }
 
     fn promote(&self, place: &Place) -> Result<u64, RemoteError> {
-        let (Some(tiers), Some((meta, content))) = (&self.tiers, self.read(place)?) else {
+        let tiers = self.state().tiers.clone();
+        let (Some(tiers), Some((meta, content))) = (tiers, self.read(place)?) else {
             return Ok(0);
         };
         tiers.promote(&place.sig, meta, &content)
@@ -273,6 +298,12 @@ impl Upkeep {
     }
 }
 
+impl Options {
+    fn wants_uses(&self) -> bool {
+        self.enabled && (self.reshare || self.touch.is_some())
+    }
+}
+
 impl State {
     /// False if there is too much to do already.
     fn add(&mut self, job: Job) -> bool {
@@ -305,6 +336,9 @@ mod tests {
             waiting: HashSet::new(),
             announced: Announced::default(),
             known: LruCache::new(REMEMBERED),
+            options: Options::default(),
+            tiers: None,
+            has_read: false,
             stopped: false,
         };
         let job = |n: usize| {

@@ -13,6 +13,7 @@
 pub mod journal;
 pub mod ledger;
 pub mod queue;
+mod renew;
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
@@ -46,6 +47,14 @@ const CUT: usize = 64;
 /// A push that is in the journal but whose operation has not succeeded yet.
 #[derive(Debug)]
 pub struct Staged(Item);
+
+/// An upload that a worker is to make.
+#[derive(Clone, Copy, Debug)]
+pub struct Job {
+    item: Item,
+    /// How often the remote had been changed when it was handed out.
+    generation: u64,
+}
 
 /// Called when an upload was tried.
 pub type Waiter = Box<dyn FnOnce() + Send>;
@@ -106,6 +115,10 @@ struct State {
     burst: Burst,
     /// Until then it need not be said again that some remotes lack something.
     in_part_until: Option<Duration>,
+    /// How often the remote was changed. What comes of a job of an earlier generation says nothing.
+    generation: u64,
+    /// Nothing is uploaded for the time being.
+    paused: bool,
 }
 
 impl Uploads {
@@ -286,7 +299,7 @@ impl Uploads {
     }
 
     /// Hands jobs to the workers until [`Uploads::drain`] ends it; then the channel closes and the workers end.
-    pub fn run_dispatcher(&self, jobs: Sender<Item>) {
+    pub fn run_dispatcher(&self, jobs: Sender<Job>) {
         loop {
             while self.cut() {}
             let mut state = self.state();
@@ -298,13 +311,18 @@ impl Uploads {
                 self.say_given_up(&said);
                 continue;
             }
-            if ends {
+            if ends || state.paused && state.drain_until.is_some() {
                 return;
             }
-            match state.queue.next(now) {
+            let next = match state.paused {
+                true => Next::Idle,
+                false => state.queue.next(now),
+            };
+            match next {
                 Next::Job(item) => {
+                    let generation = state.generation;
                     drop(state);
-                    if jobs.send(item).is_err() {
+                    if jobs.send(Job { item, generation }).is_err() {
                         return;
                     }
                 }
@@ -317,26 +335,38 @@ impl Uploads {
         }
     }
 
-    /// Uploads what comes through the channel until it closes.
-    pub fn run_worker(&self, jobs: &Receiver<Item>) {
-        for item in jobs {
-            let began = self.clock.now();
-            let result =
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.upload(&item)));
-            let result = result.unwrap_or_else(|_| {
-                self.stats.panics.one();
-                Err(Failed::Other(RemoteError::Local(format!(
-                    "bug: the upload of {} panicked",
-                    item.place.sig
-                ))))
-            });
-            match result {
-                Ok(put) => self.succeeded(&item, put, self.clock.now().saturating_sub(began)),
-                Err(failed) => self.failed(&item, &failed),
+    /// Uploads what comes through the channel until it closes, or until it need not go on.
+    pub fn run_worker(&self, jobs: &Receiver<Job>, goes_on: &dyn Fn() -> bool) {
+        while goes_on() {
+            let Ok(job) = jobs.recv() else { return };
+            if !goes_on() {
+                return self.give_back(&job);
             }
-            self.call_waiters(item.seq);
-            self.changed.notify_all();
+            self.work(&job);
         }
+    }
+
+    fn work(&self, job: &Job) {
+        let item = &job.item;
+        let began = self.clock.now();
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.upload(item)));
+        let result = result.unwrap_or_else(|_| {
+            self.stats.panics.one();
+            Err(Failed::Other(RemoteError::Local(format!(
+                "bug: the upload of {} panicked",
+                item.place.sig
+            ))))
+        });
+        let took = self.clock.now().saturating_sub(began);
+        if self.state().generation != job.generation {
+            return log::debug!("{} went to a remote that was changed", item.place.sig);
+        }
+        match result {
+            Ok(put) => self.succeeded(job, put, took),
+            Err(failed) => self.failed(job, &failed),
+        }
+        self.call_waiters(item.seq);
+        self.changed.notify_all();
     }
 
     fn upload(&self, item: &Item) -> Result<Put, Failed> {
@@ -352,7 +382,8 @@ impl Uploads {
         put.map_err(Failed::Other)
     }
 
-    fn succeeded(&self, item: &Item, put: Put, took: Duration) {
+    fn succeeded(&self, job: &Job, put: Put, took: Duration) {
+        let item = &job.item;
         let note = |what| {
             let event = Event::new(what, &item.place.sig);
             self.stats.note(&event.bytes(item.bytes).took(took));
@@ -385,6 +416,9 @@ impl Uploads {
             }
         }
         let mut state = self.state();
+        if state.generation != job.generation {
+            return;
+        }
         let was_failing = state.queue.is_failing();
         state.queue.done(item.seq);
         let left = state.queue.len();
@@ -401,7 +435,8 @@ impl Uploads {
         }
     }
 
-    fn failed(&self, item: &Item, failed: &Failed) {
+    fn failed(&self, job: &Job, failed: &Failed) {
+        let item = &job.item;
         let blame = match failed {
             Failed::Gone(_)
             | Failed::Other(RemoteError::Unsupported(_) | RemoteError::Local(_)) => Blame::Ours,
@@ -418,6 +453,9 @@ impl Uploads {
         let event = Event::new(What::UploadFailed, &item.place.sig).bytes(item.bytes);
         self.stats.note(&event.why(failed));
         let mut state = self.state();
+        if state.generation != job.generation {
+            return;
+        }
         let first = state.queue.failed(item.seq, blame, self.clock.now());
         if let Some(outdated) = state.queue.take_outdated(item.seq) {
             drop(state);

@@ -17,6 +17,8 @@ mod containers;
 mod fstab;
 /// Mounts come, are asked and go.
 mod mounts;
+/// Changes while mounted.
+mod remount;
 /// A mount for the life of one command.
 mod run;
 /// The unit for systemd, what it makes of an fstab, and a systemd that runs it.

@@ -12,7 +12,6 @@ use cachedirfs::signature::Meta;
 use cachedirfs::stats::Stats;
 use cachedirfs::store::index::footprint;
 use cachedirfs::store::{Committed, Limits, Store};
-use cachedirfs::upload::Item;
 use tempfile::TempDir;
 
 use crate::support::rig::{PATIENCE, Rig, Settings, entry, place};
@@ -112,10 +111,10 @@ fn the_limit_holds_while_thirty_two_writers_push_and_all_that_was_taken_is_uploa
     let most = AtomicU64::new(0);
     let pushed = std::thread::scope(|scope| {
         scope.spawn(|| rig.store.run_evictor(&|place| rig.fs.evict(place)));
-        let (send, jobs) = crossbeam_channel::bounded::<Item>(0);
+        let (send, jobs) = crossbeam_channel::bounded(0);
         for _ in 0..4 {
             let (rig, jobs) = (&rig, jobs.clone());
-            scope.spawn(move || rig.uploads.run_worker(&jobs));
+            scope.spawn(move || rig.uploads.run_worker(&jobs, &|| true));
         }
         scope.spawn(|| rig.uploads.run_dispatcher(send));
         let writers: Vec<_> = (0..WRITERS)

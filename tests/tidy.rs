@@ -93,6 +93,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
             "fetch",
             "fs",
             "fuse",
+            "logging",
             "metrics",
             "name",
             "remote",
@@ -104,7 +105,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
             "upkeep",
             "upload",
         ],
-        "builds and joins every part",
+        "builds and joins every part; logging, which changes with the rest",
     ),
     (
         "daemon",

@@ -4,10 +4,15 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, FileConfig, Host, Sources, list};
+use crate::control::Remount;
+use crate::mount::Resolve;
 
-use super::{Env, Exit, Failure, complain, real_path};
+use super::{Env, Exit, Failure, complain, preflight, real_path};
 
 /// Longest configuration file. Anything longer is something else.
 const LONGEST: u64 = 1 << 20;
@@ -15,7 +20,7 @@ const LONGEST: u64 = 1 << 20;
 const NO_REMOTE: &str = "none";
 
 /// What was typed to mount something.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Typed {
     pub(super) remote: Option<String>,
     /// As the mount table will have it.
@@ -24,6 +29,11 @@ pub(super) struct Typed {
 }
 
 impl Typed {
+    /// What [`Resolve::typed`] gave to the program before.
+    pub(super) fn handed_over(text: &str) -> Result<Self, String> {
+        serde_json::from_str(text).map_err(|err| format!("what was typed cannot be read: {err}"))
+    }
+
     /// The configuration that this gives, and what is worth a warning.
     pub(super) fn config(
         &self,
@@ -48,6 +58,55 @@ impl Typed {
         };
         let config = Config::from_sources(&sources, host).map_err(|err| err.to_string())?;
         Ok((config, warning.flatten().into_iter().collect()))
+    }
+}
+
+/// Reads again what a mount was configured with, for its daemon.
+struct Resolver {
+    typed: Mutex<Typed>,
+    host: Host,
+}
+
+/// What the daemon of a mount that was typed like that needs to change it.
+pub(super) fn resolver(typed: &Typed, env: &Env) -> Box<dyn Resolve> {
+    Box::new(Resolver {
+        typed: Mutex::new(typed.clone()),
+        host: env.host.clone(),
+    })
+}
+
+impl Resolver {
+    /// What would have been typed to have it as it is wanted.
+    fn changed(&self, wanted: &Remount, running: &Config) -> Typed {
+        let typed = self.typed.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = |source: &&String| {
+            source.as_str() != running.remote.as_given() && **source != running.remote_shown()
+        };
+        let news = wanted.source.as_ref().filter(is_news);
+        Typed {
+            remote: news.or(typed.remote.as_ref()).cloned(),
+            mountpoint: Some(running.mountpoint.clone()),
+            options: vec![list::merged(&typed.options, &wanted.options)],
+        }
+    }
+}
+
+impl Resolve for Resolver {
+    fn resolve(&self, wanted: &Remount, running: &Config) -> Result<(Config, Vec<String>), String> {
+        let typed = self.changed(wanted, running);
+        let (config, mut warnings) = typed.config(Some(running), &self.host)?;
+        warnings.extend(preflight::check_change(&config)?);
+        Ok((config, warnings))
+    }
+
+    fn keep(&self, wanted: &Remount, running: &Config) {
+        let changed = self.changed(wanted, running);
+        *self.typed.lock().unwrap_or_else(PoisonError::into_inner) = changed;
+    }
+
+    fn typed(&self) -> String {
+        let typed = self.typed.lock().unwrap_or_else(PoisonError::into_inner);
+        serde_json::to_string(&*typed).expect("it has string keys only")
     }
 }
 

@@ -14,7 +14,7 @@ use clap::Parser;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::configure::Typed;
-use super::{Env, Exit, Failure, complain, mount, real_path, umount};
+use super::{Env, Exit, Failure, complain, mount, real_path, remount, umount};
 use crate::config::{foreign, list, options};
 
 /// Which program we are called as.
@@ -129,6 +129,17 @@ fn status(exit: Exit) -> u8 {
 fn mount_as(args: MountArgs, env: &Env) -> Result<Exit, Failure> {
     enter(args.namespace.as_deref())?;
     let mut options = args.options;
+    if list::has(&options, "remount") {
+        let (remote, lists) = (args.remote, options.join(","));
+        let mounted = remount::Helped {
+            remote,
+            mountpoint: real_path(&args.mountpoint, &env.host.cwd),
+            options: lists,
+            fake: args.fake,
+            verbose: args.verbose,
+        };
+        return remount::help(&mounted, env);
+    }
     if args.sloppy {
         for given in &mut options {
             let (known, unknown) = list::known(given);

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::clock::SystemClock;
@@ -10,11 +10,11 @@ use crate::config::shown::shown;
 use crate::config::{Config, options};
 use crate::daemon::{self, Side, Supervisor, Watchdog};
 use crate::logging::{self, Audience};
-use crate::mount::MountError;
+use crate::mount::Resolve;
 use crate::mount::handover::State;
 use crate::sys;
 
-use super::configure::{self, Typed};
+use super::configure::{self, Typed, resolver};
 use super::{Env, Exit, Failure, complain, preflight, real_path, say, warden};
 
 /// Mount a remote cache on a directory
@@ -70,11 +70,11 @@ pub(super) fn run(args: &Args, env: &Env) -> Result<Exit, Failure> {
 }
 
 pub(super) fn start(request: &Request, env: &Env) -> Result<Exit, Failure> {
+    if let Some(number) = env.handover {
+        return resume(request, number, env);
+    }
     let mut config = configure::mounted(&request.typed, env)?;
     config.relaunch = Some(env.relaunch());
-    if let Some(number) = env.handover {
-        return resume(config, number, request.foreground, env);
-    }
     let mountpoint = config.mountpoint.clone();
     let warnings =
         preflight::check(&config, env.path.as_deref()).map_err(|why| cannot(&config, why))?;
@@ -92,8 +92,8 @@ pub(super) fn start(request: &Request, env: &Env) -> Result<Exit, Failure> {
         }
         Request {
             foreground: true, ..
-        } => foreground(config, env, mounted),
-        _ => background(config, mounted),
+        } => foreground(config, resolver(&request.typed, env), env, mounted),
+        _ => background(config, resolver(&request.typed, env), mounted),
     }
 }
 
@@ -106,8 +106,28 @@ pub(super) fn cannot(config: &Config, why: impl std::fmt::Display) -> Failure {
 
 /// Goes on with a mount that the program before left to this one, which is the same process. If that fails, the mount
 /// goes: nobody could answer it any more.
-fn resume(config: Config, number: i32, foreground: bool, env: &Env) -> Result<Exit, Failure> {
-    let (audience, supervisor, _line) = match foreground {
+fn resume(request: &Request, number: i32, env: &Env) -> Result<Exit, Failure> {
+    let taken = State::take(number).map_err(|err| err.to_string());
+    let with_typed = taken.and_then(|state| Ok((Typed::handed_over(state.typed())?, state)));
+    // With the old options at least the mountpoint and the log are known.
+    let typed = match &with_typed {
+        Ok((typed, _)) => typed.clone(),
+        Err(_) => request.typed.clone(),
+    };
+    let lost = |mountpoint: &Path, why: String| {
+        let shown = mountpoint.display();
+        log::error!("cannot take {shown} over, it is unmounted: {why}");
+        if let Err(err) = sys::unmount(mountpoint, true) {
+            log::error!("cannot unmount {shown}: {err}");
+        }
+        Failure::new(Exit::Mount, format!("cannot take {shown} over: {why}"))
+    };
+    let mut config = configure::mounted(&typed, env).map_err(|failure| {
+        let mountpoint = typed.mountpoint.clone().unwrap_or_default();
+        lost(&mountpoint, failure.message)
+    })?;
+    config.relaunch = Some(env.relaunch());
+    let (audience, supervisor, _line) = match request.foreground {
         true => (env.audience(), supervisor(&config, env), Ok(None)),
         false => (
             Audience::Syslog,
@@ -117,32 +137,20 @@ fn resume(config: Config, number: i32, foreground: bool, env: &Env) -> Result<Ex
     };
     // Without somebody to watch it the mount is still better than none.
     let supervisor = supervisor.unwrap_or_default();
-    logging::start(&config.log, audience).map_err(|err| cannot(&config, err))?;
-    let shown = config.clone();
-    let served = State::take(number)
-        .map_err(MountError::Io)
-        .and_then(|state| {
-            if !foreground {
-                std::env::set_current_dir("/")?;
-            }
-            daemon::serve(
-                config,
-                SystemClock::shared(),
-                Some(state),
-                &supervisor,
-                || Ok(()),
-            )
-        });
-    served.map(|_| Exit::Done).map_err(|err| {
-        log::error!(
-            "cannot take {} over, it is unmounted: {err}",
-            shown.mountpoint.display()
-        );
-        if let Err(err) = sys::unmount(&shown.mountpoint, true) {
-            log::error!("cannot unmount {}: {err}", shown.mountpoint.display());
+    let mountpoint = config.mountpoint.clone();
+    let go_on = || -> Result<(), String> {
+        logging::start(&config.log, audience).map_err(|err| err.to_string())?;
+        let (_, state) = with_typed?;
+        if !request.foreground {
+            std::env::set_current_dir("/").map_err(|err| format!("cannot go to /: {err}"))?;
         }
-        cannot(&shown, err)
-    })
+        let (clock, resolve) = (SystemClock::shared(), resolver(&typed, env));
+        let ready = || Ok(());
+        let served = daemon::serve(config, clock, resolve, Some(state), &supervisor, ready);
+        served.map(drop).map_err(|err| err.to_string())
+    };
+    go_on().map_err(|why| lost(&mountpoint, why))?;
+    Ok(Exit::Done)
 }
 
 /// Whoever supervises a daemon in the foreground. To be called before there are threads, or anything is open that is not
@@ -166,7 +174,12 @@ fn attendant(config: &Config) -> io::Result<Option<UnixStream>> {
     line.transpose()
 }
 
-fn foreground(config: Config, env: &Env, mounted: impl FnOnce()) -> Result<Exit, Failure> {
+fn foreground(
+    config: Config,
+    resolve: Box<dyn Resolve>,
+    env: &Env,
+    mounted: impl FnOnce(),
+) -> Result<Exit, Failure> {
     let supervisor = supervisor(&config, env).map_err(|err| cannot(&config, err))?;
     logging::start(&config.log, env.audience()).map_err(|err| cannot(&config, err))?;
     let shown = config.clone();
@@ -174,48 +187,52 @@ fn foreground(config: Config, env: &Env, mounted: impl FnOnce()) -> Result<Exit,
         mounted();
         Ok(())
     };
-    let served = daemon::serve(config, SystemClock::shared(), None, &supervisor, ready);
+    let clock = SystemClock::shared();
+    let served = daemon::serve(config, clock, resolve, None, &supervisor, ready);
     served.map_err(|err| cannot(&shown, err))?;
     Ok(Exit::Done)
 }
 
-fn background(config: Config, mounted: impl FnOnce()) -> Result<Exit, Failure> {
+fn background(
+    config: Config,
+    resolve: Box<dyn Resolve>,
+    mounted: impl FnOnce(),
+) -> Result<Exit, Failure> {
     let side = daemon::split()
         .map_err(|err| cannot(&config, format!("cannot go into the background: {err}")))?;
     match side {
         Side::Starter(starter) => starter.wait().map_err(|why| cannot(&config, why))?,
-        Side::Daemon(messenger) => return Ok(attended(config, messenger)),
+        Side::Daemon(messenger) => return Ok(attended(config, resolve, messenger)),
     }
     mounted();
     Ok(Exit::Done)
 }
 
 /// The daemon's side.
-fn attended(config: Config, messenger: daemon::Messenger) -> Exit {
+fn attended(config: Config, resolve: Box<dyn Resolve>, messenger: daemon::Messenger) -> Exit {
     match attendant(&config) {
         Err(err) => {
             messenger.failed(&format!("cannot start what watches the mount: {err}"));
             Exit::Mount
         }
-        Ok(_line) => serve_in_background(config, messenger),
+        Ok(_line) => serve_in_background(config, resolve, messenger),
     }
 }
 
 /// Serves in the background. Until it is ready its news go to the starter, who prints them; then they go to the log.
-pub(super) fn serve_in_background(config: Config, messenger: daemon::Messenger) -> Exit {
+pub(super) fn serve_in_background(
+    config: Config,
+    resolve: Box<dyn Resolve>,
+    messenger: daemon::Messenger,
+) -> Exit {
     if let Err(err) = logging::start(&config.log, Audience::Syslog) {
         messenger.failed(&err.to_string());
         return Exit::Mount;
     }
     let mut messenger = Some(messenger);
     let ready = || messenger.take().map_or(Ok(()), daemon::Messenger::ready);
-    let served = daemon::serve(
-        config,
-        SystemClock::shared(),
-        None,
-        &Supervisor::default(),
-        ready,
-    );
+    let (clock, supervisor) = (SystemClock::shared(), Supervisor::default());
+    let served = daemon::serve(config, clock, resolve, None, &supervisor, ready);
     match (served, messenger) {
         (Ok(_), _) => Exit::Done,
         (Err(err), Some(messenger)) => {

@@ -53,6 +53,12 @@ pub(super) fn check(config: &Config, path: Option<&OsStr>) -> Result<Vec<String>
         .collect())
 }
 
+/// The same before a mount that is there is changed.
+pub(super) fn check_change(config: &Config) -> Result<Vec<String>, String> {
+    apart(config)?;
+    Ok(remotes_missing(config).collect())
+}
+
 /// A living mount of ours is in the way; a dead one is detached, which is said at once since it is done.
 fn make_way(mountpoint: &Path) -> Result<(), String> {
     while let Some(mounted) = topmost(mountpoint)?.filter(Mounted::is_ours) {

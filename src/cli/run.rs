@@ -19,7 +19,7 @@ use crate::control::line::line;
 use crate::daemon::{self, Side};
 use crate::sys::{self, EndSignals};
 
-use super::configure::{self, Typed};
+use super::configure::{self, Typed, resolver};
 use super::{Env, Exit, Failure, complain, mount, our_mount, preflight, real_path, umount};
 
 /// How a shell says that it cannot execute a command, and that there is none.
@@ -76,10 +76,8 @@ fn run_in(args: &Args, env: &Env) -> Result<u8, Failure> {
         options: args.options.clone(),
     };
     let config = configure::mounted(&typed, env)?;
-    if !args.visible
-        && let Err(err) = sys::own_mounts()
-    {
-        log::debug!("no namespace of its own, mounting where everybody sees it: {err}");
+    if !args.visible {
+        hide(&mountpoint).map_err(|why| mount::cannot(&config, why))?;
     }
     let warnings = preflight::check(&config, env.path.as_deref())
         .map_err(|why| mount::cannot(&config, why))?;
@@ -93,7 +91,7 @@ fn run_in(args: &Args, env: &Env) -> Result<u8, Failure> {
             }
             // It goes by exit: the directory is the other process's to remove.
             place.keep();
-            return Ok(mount::serve_in_background(config, messenger) as u8);
+            return Ok(mount::serve_in_background(config, resolver(&typed, env), messenger) as u8);
         }
         Side::Starter(starter) => starter.wait().map_err(|why| mount::cannot(&config, why))?,
     }
@@ -102,6 +100,18 @@ fn run_in(args: &Args, env: &Env) -> Result<u8, Failure> {
     end(args, &shown, env)?;
     drop(place);
     Ok(status)
+}
+
+/// Goes where nobody else sees what we mount, if a mount is possible there.
+fn hide(mountpoint: &Path) -> Result<(), String> {
+    match sys::may_have_own_mounts(mountpoint) {
+        Err(err) => {
+            log::debug!("no namespace of its own, mounting where everybody sees it: {err}");
+            Ok(())
+        }
+        // From here on there is no way back.
+        Ok(()) => sys::own_mounts().map_err(|err| format!("cannot have mounts of our own: {err}")),
+    }
 }
 
 /// Where the mount is.

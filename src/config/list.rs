@@ -75,6 +75,13 @@ pub fn without(list: &str, names: &[&str]) -> String {
     join(&options)
 }
 
+/// A list without what mount(8) itself acts on and what means nothing.
+pub fn meaningful(list: &str) -> String {
+    let mut options = split(list);
+    options.retain(|option| !option.is_empty() && !foreign::is_accepted(name_of(option)));
+    join(&options)
+}
+
 /// A list in which no path depends on the working directory.
 pub fn absolute(list: &str, cwd: &Path) -> String {
     let absolute = |option: String| match option.split_once('=') {

@@ -11,7 +11,9 @@ use crate::sys;
 
 use super::mounts::Mounted;
 use super::server::socket_path;
-use super::{Answer, Divergence, Entry, GivenUp, MAX_LINE, Removal, Removed, Request, Status};
+use super::{
+    Answer, Divergence, Entry, GivenUp, MAX_LINE, Remount, Removal, Removed, Request, Status,
+};
 
 /// How long a daemon may take to answer what it can answer at once.
 const PROMPT: Duration = Duration::from_secs(5);
@@ -104,6 +106,15 @@ impl Client {
         })?;
         match self.answer(Some(patience.max(PROMPT)))? {
             Answer::Entry(entry) => Ok(entry),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Changes the mount; what was changed, a line each.
+    pub fn remount(mut self, wanted: Remount) -> Result<Vec<String>, ClientError> {
+        self.send(Request::Remount(wanted))?;
+        match self.answer(None)? {
+            Answer::Remounted(changes) => Ok(changes),
             other => Err(unexpected(other)),
         }
     }

@@ -19,7 +19,7 @@ use crate::sys;
 
 use super::line::line;
 use super::mounts::Device;
-use super::{Answer, Controlled, Entry, MAX_LINE, Removed, Request};
+use super::{Answer, Controlled, Entry, MAX_LINE, Remounted, Removed, Request};
 
 /// How long a client has to send its request.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -142,7 +142,11 @@ impl Server {
             },
             State::Reading(_) => connection.since + PATIENCE > now,
             // It hung up, or it talks out of turn.
-            State::Flushing { .. } | State::Removing(_) | State::Looking(_) | State::Parked
+            State::Flushing { .. }
+            | State::Removing(_)
+            | State::Looking(_)
+            | State::Remounting(_)
+            | State::Parked
                 if readable =>
             {
                 false
@@ -168,6 +172,16 @@ impl Server {
                 let answer = match answer.try_recv() {
                     Err(TryRecvError::Empty) => return true,
                     Ok(entry) => Answer::Entry(entry),
+                    Err(TryRecvError::Disconnected) => Answer::Error(ENDING.into()),
+                };
+                connection.answer(&answer);
+                false
+            }
+            State::Remounting(answer) => {
+                let answer = match answer.try_recv() {
+                    Err(TryRecvError::Empty) => return true,
+                    Ok(Ok(changes)) => Answer::Remounted(changes),
+                    Ok(Err(why)) => Answer::Error(why),
                     Err(TryRecvError::Disconnected) => Answer::Error(ENDING.into()),
                 };
                 connection.answer(&answer);
@@ -226,6 +240,16 @@ impl Server {
                     }
                 }
             }
+            Request::Remount(wanted) => match self.controlled.remount(wanted) {
+                Ok(answer) => {
+                    connection.state = State::Remounting(answer);
+                    self.attend(connection, false, now)
+                }
+                Err(why) => {
+                    connection.answer(&Answer::Error(why));
+                    false
+                }
+            },
             Request::Flush { timeout_ms } => {
                 let patience = if self.controlled.uploads() {
                     Duration::from_millis(timeout_ms)
@@ -290,6 +314,8 @@ enum State {
     Removing(Receiver<Vec<Removed>>),
     /// Waiting for what the remotes say.
     Looking(Receiver<Entry>),
+    /// Waiting for what is to be changed.
+    Remounting(Receiver<Remounted>),
     /// Waiting for the end.
     Parked,
 }
@@ -299,7 +325,7 @@ impl Connection {
         match self.state {
             State::Reading(_) => Some((self.since + PATIENCE).saturating_sub(now)),
             State::Flushing { until, .. } => Some(until.saturating_sub(now).min(FLUSH_PACE)),
-            State::Removing(_) | State::Looking(_) => Some(FLUSH_PACE),
+            State::Removing(_) | State::Looking(_) | State::Remounting(_) => Some(FLUSH_PACE),
             State::Parked => None,
         }
     }
@@ -328,7 +354,7 @@ impl Connection {
             State::Flushing { mark, .. } => self.answer(&Answer::Flushed {
                 left: controlled.pending_before(mark),
             }),
-            State::Removing(_) | State::Looking(_) => {
+            State::Removing(_) | State::Looking(_) | State::Remounting(_) => {
                 self.answer(&Answer::Error(ENDING.into()));
             }
             State::Reading(_) => {}

@@ -102,6 +102,16 @@ impl Controlled for Fake {
         Ok(receive)
     }
 
+    fn remount(&self, wanted: Remount) -> Result<Receiver<Remounted>, String> {
+        let (send, receive) = crossbeam_channel::bounded(1);
+        let answer = match wanted.options.as_str() {
+            "wrong" => Err("nothing was changed".to_owned()),
+            options => Ok(vec![options.to_owned()]),
+        };
+        send.send(answer).unwrap();
+        Ok(receive)
+    }
+
     fn set_drain_timeout(&self, timeout: Duration) {
         self.drain_millis
             .store(timeout.as_millis().try_into().unwrap(), Ordering::SeqCst);

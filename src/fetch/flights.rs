@@ -43,6 +43,10 @@ struct Flight {
     stage: Stage,
     /// What it brings is not to get a name.
     revoked: bool,
+    /// It was asked of a remote that is not asked any more: what it does says nothing about the one that is.
+    is_old: bool,
+    /// The generation of remotes that it was handed to the workers again for.
+    again: u64,
 }
 
 /// How far a fetch is.
@@ -126,6 +130,39 @@ impl Flights {
         self.0.get(place).is_some_and(|flight| flight.revoked)
     }
 
+    /// Those that a remote was asked for and has not answered.
+    pub(super) fn unanswered(&self) -> Vec<Place> {
+        let asked = |flight: &Flight| matches!(flight.stage, Stage::Asked(_));
+        let flights = self.0.iter().filter(|(_, flight)| asked(flight));
+        flights.map(|(place, _)| *place).collect()
+    }
+
+    /// The remote was changed. With a generation, the workers have it once more, for that.
+    pub(super) fn renew(&mut self, place: &Place, again: Option<u64>) {
+        let Some(flight) = self.0.get_mut(place) else {
+            return;
+        };
+        match again {
+            Some(generation) => {
+                flight.stage = Stage::Queued;
+                flight.again = generation;
+            }
+            None => flight.is_old = true,
+        }
+    }
+
+    /// What comes is of a remote that is not asked any more.
+    pub(super) fn make_old(&mut self) {
+        for flight in self.0.values_mut() {
+            flight.is_old |= matches!(flight.stage, Stage::Arriving(_));
+        }
+    }
+
+    /// Whether the workers have it for a later generation than that.
+    pub(super) fn is_asked_after(&self, place: &Place, generation: u64) -> bool {
+        self.0.get(place).is_some_and(|f| f.again > generation)
+    }
+
     /// A worker asks the remote now.
     pub(super) fn asked(&mut self, place: &Place, now: Duration) {
         if let Some(flight) = self.0.get_mut(place) {
@@ -181,13 +218,15 @@ impl Flights {
                 about: Some(place.sig),
                 reason,
             };
+            let is_old = flight.is_old;
             match &mut flight.stage {
                 Stage::Queued => take_due(place, &mut flight.waiting, now, &mut late.waiters),
                 Stage::Asked(since) => {
                     let asked = flight.waiting.iter().map(|w| w.asked).min();
                     let before = late.waiters.len();
                     take_due(place, &mut flight.waiting, now, &mut late.waiters);
-                    if let (true, Some(asked)) = (late.waiters.len() > before, asked) {
+                    if let (true, false, Some(asked)) = (late.waiters.len() > before, is_old, asked)
+                    {
                         let from = asked.max(*since);
                         let waited = now.saturating_sub(from).as_secs_f64();
                         let reason = format!("get: no answer for {waited:.1} s");
@@ -199,6 +238,9 @@ impl Flights {
                     if let Some(speed) = arrival.too_slow(now) {
                         let gone = flight.waiting.drain(..).map(|w| w.dismissed(place));
                         late.waiters.extend(gone);
+                        if is_old {
+                            continue;
+                        }
                         let reason = format!("get: {speed} bytes a second");
                         let from = now.saturating_sub(window);
                         late.in_vain.push((from, complain(Ailment::Slow, reason)));

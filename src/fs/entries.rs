@@ -4,6 +4,7 @@
 //! A commit puts the file into the upload journal **before** the operation that the caller waits for, so that
 //! from its return on the object cannot be lost; a failed operation takes it back.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 
@@ -180,7 +181,7 @@ impl Fs {
     }
 
     fn uploads_pushes(&self) -> bool {
-        self.options.push && !self.options.read_only
+        self.modes.pushes() && !self.is_read_only()
     }
 
     /// Commits a whole file that stands in its place already, and is on the disk or marked as not being there yet.
@@ -212,7 +213,7 @@ impl Fs {
         const WRITE: u32 = 0o222;
         let only_added_write = before & !WRITE == after & !WRITE && before & !after == 0;
         let unsealed = tree.get(ino).is_some_and(|node| node.unsealed.is_some());
-        if only_added_write || unsealed || self.options.read_only {
+        if only_added_write || unsealed || self.is_read_only() {
             return;
         }
         if let Ok(stat) = self.place_spot(place).stat(self.store.root()) {
@@ -290,6 +291,25 @@ impl Fs {
             }
         }
         done
+    }
+
+    /// The kernel may believe that entries are absent which are not known to be so any more.
+    pub fn forget_absent(&self, absent: &[Signature]) {
+        let Some(kernel) = self.kernel.get() else {
+            return;
+        };
+        let digits = self.store.prefix_digits();
+        let mut dirs = HashMap::new();
+        for sig in absent {
+            let dir = Place { sig: *sig, digits }.dir();
+            let found = dirs.entry(dir).or_insert_with_key(|dir| {
+                let found = rustix::fs::statat(self.store.root(), dir, AtFlags::SYMLINK_NOFOLLOW);
+                found.ok().map(|stat| stat.st_ino)
+            });
+            if let Some(dir) = *found {
+                kernel.forget_name(dir, OsStr::new(sig.as_str()));
+            }
+        }
     }
 
     /// Removes the entry at `place`, if there is one; the number of the directory that it was in.

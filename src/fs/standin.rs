@@ -120,7 +120,7 @@ impl Fs {
         if matches!(
             error,
             Errno::IO | Errno::UCLEAN | Errno::NOSPC | Errno::DQUOT
-        ) || error == Errno::ROFS && !self.options.read_only
+        ) || error == Errno::ROFS && !self.is_read_only()
         {
             self.store.note("an operation of the mount failed", error);
         }

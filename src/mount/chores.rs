@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, Sender};
 use super::{Parts, looking};
 use crate::control::{Entry, Removal, Removed};
 use crate::fs::Fs;
+use crate::remote::Remote;
 use crate::signature::Signature;
 use crate::stats::event::{Event, What};
 
@@ -123,7 +124,7 @@ fn remove_one(
         parts.clock.sleep(UPLOAD_TICK);
     }
     if remote {
-        match parts.remotes.writing.delete(sig) {
+        match parts.writing.delete(sig) {
             Ok(was_there) => removed.remote = Some(was_there),
             Err(e) => removed.trouble = Some(shortened(&e.to_string())),
         }

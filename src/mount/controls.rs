@@ -7,14 +7,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::Receiver;
 
+use super::change::Order;
 use super::chores::{Chore, shortened};
 use super::remotes::Leaf;
 use super::{Parts, looking, millis};
 use crate::config::{Mode, Push};
 use crate::control::lists::Copy;
 use crate::control::{
-    BATCH, Controlled, Divergence, Entry, GivenUp, Latencies, Pending, RemoteStatus, Removal,
-    Removed, Status,
+    BATCH, Controlled, Divergence, Entry, GivenUp, Latencies, Pending, RemoteStatus, Remount,
+    Remounted, Removal, Removed, Status,
 };
 use crate::remote::Remote;
 use crate::signature::Signature;
@@ -24,9 +25,9 @@ pub(super) struct Controls(pub(super) Arc<Parts>);
 impl Controlled for Controls {
     fn status(&self) -> Status {
         let parts = &self.0;
-        let (config, usage) = (&parts.config, parts.store.usage());
+        let (config, usage) = (parts.config(), parts.store.usage());
         let pending = parts.uploads.pending();
-        let trouble = parts.remotes.writing.trouble();
+        let trouble = parts.writing.trouble();
         let off = parts.passthrough.why_off();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -56,7 +57,7 @@ impl Controlled for Controls {
                 .to_owned(),
             remote_since_seconds: trouble.as_ref().map_or(0, |t| t.lasts.as_secs()),
             remote_trouble: trouble.map(|t| t.reason),
-            remotes: parts.remotes.leaves.iter().map(remote_status).collect(),
+            remotes: parts.remotes().leaves.iter().map(remote_status).collect(),
             disk_trouble: parts.store.trouble(),
             index_complete: usage.complete,
             latencies: Latencies::from(&parts.stats.times),
@@ -64,8 +65,9 @@ impl Controlled for Controls {
             metrics_trouble: parts.metrics.trouble(),
             events: config
                 .events
+                .file
                 .as_ref()
-                .map(|events| events.file.display().to_string()),
+                .map(|file| file.display().to_string()),
         }
     }
 
@@ -78,7 +80,7 @@ impl Controlled for Controls {
     }
 
     fn uploads(&self) -> bool {
-        self.0.config.push != Push::Off
+        self.0.config().push != Push::Off
     }
 
     fn divergent(&self, after: u64) -> Vec<Divergence> {
@@ -106,15 +108,11 @@ impl Controlled for Controls {
     }
 
     fn remove(&self, removal: Removal) -> Result<Receiver<Vec<Removed>>, String> {
-        if removal.remote && self.0.config.ro {
+        let config = self.0.config();
+        if removal.remote && config.ro {
             return Err("the mount is read-only (ro): it removes nothing on the remote".into());
         }
-        let written = self
-            .0
-            .config
-            .tiers
-            .iter()
-            .any(|t| t.mode == Mode::ReadWrite);
+        let written = config.tiers.iter().any(|t| t.mode == Mode::ReadWrite);
         if removal.remote && !written {
             return Err(
                 "no remote of this mount may be written (|ro): nothing is removed there".into(),
@@ -149,6 +147,12 @@ impl Controlled for Controls {
             .chores
             .try_send(chore)
             .map_err(|_| "too much is being looked for already; try again later")?;
+        Ok(receive)
+    }
+
+    fn remount(&self, wanted: Remount) -> Result<Receiver<Remounted>, String> {
+        let (outcome, receive) = crossbeam_channel::bounded(1);
+        self.0.changes.order(Order { wanted, outcome })?;
         Ok(receive)
     }
 

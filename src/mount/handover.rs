@@ -17,6 +17,7 @@ use rustix::fs::{MemfdFlags, Mode};
 use serde::{Deserialize, Serialize};
 
 use super::Parts;
+use super::session::DEVICE;
 use crate::config::Relaunch;
 use crate::fuse::link;
 use crate::stats::Snapshot;
@@ -39,6 +40,8 @@ pub struct State {
     /// The session's device, and all that requests were read from.
     device: RawFd,
     devices: Vec<RawFd>,
+    /// What was typed to mount it, with what was changed since.
+    typed: String,
     pub(super) fs: fs::handover::Packed,
     pub(super) link: link::Packed,
     pub(super) counters: Snapshot,
@@ -70,6 +73,11 @@ impl State {
         )))
     }
 
+    /// What [`super::Resolve::typed`] said.
+    pub fn typed(&self) -> &str {
+        &self.typed
+    }
+
     pub(super) fn devices(&self) -> io::Result<Devices> {
         let others = self.devices.iter().map(|number| take_over(*number));
         Ok(Devices {
@@ -95,7 +103,7 @@ impl Parts {
             Err(why) => {
                 log::warn!(
                     "{} is not handed over to {}: {why}",
-                    self.config.mountpoint.display(),
+                    self.config().mountpoint.display(),
                     program.display()
                 );
                 why
@@ -108,7 +116,8 @@ impl Parts {
         program: &Path,
         format: u32,
     ) -> Result<std::convert::Infallible, String> {
-        let Some(relaunch) = &self.config.relaunch else {
+        let config = self.config();
+        let Some(relaunch) = &config.relaunch else {
             return Err("a mount of `cachedirfs run` ends with its command".into());
         };
         if format != FORMAT {
@@ -127,6 +136,8 @@ impl Parts {
         if self.stop.asked() {
             return Err("it is being unmounted".into());
         }
+        let held = self.changes.hold();
+        let _held = held.ok_or("it is being changed (remount); try again")?;
         let hurry = || self.fetch.dismiss();
         let _shut = self
             .link
@@ -137,7 +148,7 @@ impl Parts {
         let number = self.pack(fs, &mut kept)?;
         log::info!(
             "{} is handed over to {}",
-            self.config.mountpoint.display(),
+            self.config().mountpoint.display(),
             program.display()
         );
         if let Some(events) = &self.events {
@@ -154,7 +165,8 @@ impl Parts {
             Ok(State {
                 format: FORMAT,
                 device: kept.keep(device)?,
-                devices: kept.keep_all_of(Path::new(super::DEVICE))?,
+                devices: kept.keep_all_of(Path::new(DEVICE))?,
+                typed: self.changes.typed(),
                 fs: packed,
                 link: self.link.pack(&self.passthrough, kept)?,
                 counters: self.stats.snapshot(),

@@ -26,7 +26,8 @@ pub(super) fn here(parts: &Parts, sig: &Signature) -> Entry {
 /// What each remote says, one after the other. One that is in trouble is not asked, and one that hangs has the time that any
 /// request has.
 pub(super) fn ask(parts: &Parts, sig: &Signature) -> Vec<Holding> {
-    let leaves = parts.remotes.leaves.iter();
+    let remotes = parts.remotes();
+    let leaves = remotes.leaves.iter();
     let asked = leaves.take_while(|_| !parts.over.asked());
     asked.map(|leaf| ask_one(parts, leaf, sig)).collect()
 }

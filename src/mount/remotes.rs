@@ -19,6 +19,7 @@ use crate::remote::retry::{Retry, RetryOptions};
 use crate::remote::shards::Shards;
 use crate::remote::tiers::{self, Runner, Tiers};
 use crate::remote::{self, Key, KeyError, Remote, RemoteOptions, shards};
+use crate::stop::Stop;
 
 /// The breaker probes a dead remote at least this often. With a probe before that waits for the stall time, a remote
 /// that is back is used again within ten seconds.
@@ -51,6 +52,8 @@ pub(super) struct Remotes {
     pub(super) leaves: Vec<Leaf>,
     /// The lowest that any of them may have.
     pub(super) min_speed: u64,
+    /// Asked when others have taken their place.
+    pub(super) over: Stop,
 }
 
 /// What remotes are to know of this machine.
@@ -142,6 +145,7 @@ impl Remotes {
             tiers,
             leaves,
             min_speed,
+            over: Stop::new()?,
         })
     }
 }

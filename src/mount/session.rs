@@ -2,23 +2,26 @@
 
 use std::io;
 use std::mem::{self, ManuallyDrop};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
 use fuser::{MountOption, Session, SessionACL};
 
 use super::handover::{Devices, State};
-use super::{DEVICE, MountError, Parts};
-use crate::config::{Config, Push};
+use super::{MountError, Parts};
+use crate::config::Config;
 use crate::fs::Fs;
 use crate::fuse::{FuseFs, link};
 use crate::sys;
 
+/// The FUSE device.
+pub(super) const DEVICE: &str = "/dev/fuse";
+
 impl Parts {
     fn speaker(&self, fs: &Arc<Fs>) -> FuseFs {
-        let sync = self.config.push == Push::Sync;
         let (passthrough, hands) = (self.passthrough.clone(), self.hands.clone());
-        FuseFs::new(fs.clone(), passthrough, hands, self.link.clone(), sync)
+        FuseFs::new(fs.clone(), passthrough, hands, self.link.clone())
     }
 
     /// The session that another program left to this one.
@@ -29,56 +32,56 @@ impl Parts {
     ) -> io::Result<(Session<FuseFs>, Devices)> {
         let devices = state.devices()?;
         fs.unpack(state.fs)?;
-        let (fuse, options) = (self.speaker(fs), self.kernel_options());
+        let (fuse, options) = (self.speaker(fs), kernel_options(&self.config()));
         let session = link::resume(fuse, &devices.session, &state.link, options)?;
         Ok((session, devices))
     }
 
     pub(super) fn session(&self, fs: &Arc<Fs>) -> Result<Session<FuseFs>, MountError> {
-        let fuse = self.speaker(fs);
-        Session::new(fuse, &self.config.mountpoint, &self.kernel_options()).map_err(|source| {
+        let (fuse, config) = (self.speaker(fs), self.config());
+        Session::new(fuse, &config.mountpoint, &kernel_options(&config)).map_err(|source| {
             MountError::Kernel {
-                what: format!("cannot mount FUSE on {}", self.config.mountpoint.display()),
+                what: format!("cannot mount FUSE on {}", config.mountpoint.display()),
                 hint: hint(&source),
                 source,
             }
         })
     }
+}
 
-    fn kernel_options(&self) -> fuser::Config {
-        let config = &self.config;
-        let flags = &config.kernel;
-        let mut options = fuser::Config::default();
-        options.mount_options = vec![
-            MountOption::FSName(config.fsname.clone()),
-            MountOption::CUSTOM("subtype=cachedirfs".into()),
-        ];
-        let switches = [
-            (config.default_permissions, MountOption::DefaultPermissions),
-            (flags.nosuid, MountOption::NoSuid),
-            (flags.nodev, MountOption::NoDev),
-            (flags.noexec, MountOption::NoExec),
-            (flags.noatime, MountOption::NoAtime),
-        ];
-        let on = switches
-            .into_iter()
-            .filter(|(on, _)| *on)
-            .map(|(_, option)| option);
-        options.mount_options.extend(on);
-        options.acl = if config.allow_other {
-            SessionACL::All
-        } else {
-            SessionACL::Owner
-        };
-        options.n_threads = Some(config.event_threads);
-        // Each event loop a descriptor of its own, if this user may open the device.
-        options.clone_fd = std::fs::File::options()
-            .read(true)
-            .write(true)
-            .open(DEVICE)
-            .is_ok();
-        options
-    }
+/// What the kernel is told of the mount.
+fn kernel_options(config: &Config) -> fuser::Config {
+    let flags = &config.kernel;
+    let mut options = fuser::Config::default();
+    options.mount_options = vec![
+        MountOption::FSName(config.fsname.clone()),
+        MountOption::CUSTOM("subtype=cachedirfs".into()),
+    ];
+    let switches = [
+        (config.default_permissions, MountOption::DefaultPermissions),
+        (flags.nosuid, MountOption::NoSuid),
+        (flags.nodev, MountOption::NoDev),
+        (flags.noexec, MountOption::NoExec),
+        (flags.noatime, MountOption::NoAtime),
+    ];
+    let on = switches
+        .into_iter()
+        .filter(|(on, _)| *on)
+        .map(|(_, option)| option);
+    options.mount_options.extend(on);
+    options.acl = if config.allow_other {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
+    options.n_threads = Some(config.event_threads);
+    // Each event loop a descriptor of its own, if this user may open the device.
+    options.clone_fd = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(DEVICE)
+        .is_ok();
+    options
 }
 
 /// Runs a session to its end, and leaves it to `Parts::clear_away` what is at the mountpoint then.
@@ -99,6 +102,30 @@ pub(super) fn no_passthrough(config: &Config) -> Option<&'static str> {
         return Some("switched off (nopassthrough)");
     }
     (!sys::may_administer()).then_some("it takes root (CAP_SYS_ADMIN)")
+}
+
+/// Unmounts; lazily if it is in use.
+pub(super) fn unmount(mountpoint: &Path) -> io::Result<()> {
+    match sys::unmount(mountpoint, false) {
+        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => sys::unmount(mountpoint, true),
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) => unmount_by_helper(mountpoint),
+        // Somebody else was faster.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        result => result,
+    }
+}
+
+/// What a user may not do, fusermount3 does.
+fn unmount_by_helper(mountpoint: &Path) -> io::Result<()> {
+    let status = std::process::Command::new("fusermount3")
+        .arg("-uz")
+        .arg(mountpoint)
+        .status()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("fusermount3 -uz: {status}")))
+    }
 }
 
 fn hint(error: &io::Error) -> &'static str {

@@ -19,11 +19,12 @@ pub(super) fn open(
     clock: &Arc<dyn Clock>,
     stats: &Arc<Stats>,
 ) -> Result<Option<Arc<Events>>, MountError> {
-    let Some(wanted) = &config.events else {
+    let wanted = &config.events;
+    let Some(file) = wanted.file.clone() else {
         return Ok(None);
     };
     let options = Options {
-        file: wanted.file.clone(),
+        file,
         size: wanted.size,
         files: wanted.files,
     };

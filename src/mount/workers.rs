@@ -5,17 +5,19 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam_channel::Sender;
+
 use super::Parts;
 use super::controls::Controls;
+use super::remotes::Remotes;
 use super::threads::{self, Threads};
-use crate::config::Push;
+use crate::config::Config;
 use crate::control::Controlled;
 use crate::fs::Fs;
 use crate::metrics;
-use crate::name::Place;
 use crate::remote::Remote;
 use crate::sys;
-use crate::upload::Item;
+use crate::upload;
 
 /// Uploads have time: compressing and hashing gives way to the build that pushes.
 const UPLOAD_NICENESS: i32 = 10;
@@ -24,23 +26,23 @@ const SCAN_NICENESS: i32 = 10;
 /// How often leftovers are looked for: they are a day old when they go.
 const COLLECT_EVERY: Duration = Duration::from_secs(3600);
 
-pub(super) fn fetchers(
-    threads: &mut Threads,
-    parts: &Arc<Parts>,
-    jobs: &crossbeam_channel::Receiver<Place>,
-) -> io::Result<()> {
+/// The workers of the fetches, until workers of a later shift are at it.
+pub(super) fn fetchers(parts: &Arc<Parts>, config: &Config, shift: u64) -> io::Result<Threads> {
+    let mut threads = Threads::default();
     let (stats, over) = (&parts.stats, &parts.over);
-    for n in 0..parts.config.fetch_threads {
-        let (fetch, jobs) = (parts.fetch.clone(), jobs.clone());
-        let run = move || fetch.run_worker(&jobs);
+    for n in 0..config.fetch_threads {
+        let (fetch, jobs, working) = (parts.fetch.clone(), parts.jobs.fetch.clone(), parts.clone());
+        let goes_on = move || working.changes.shift() <= shift;
+        let run = move || fetch.run_worker(&jobs, &goes_on);
         threads.spawn_loop(&format!("fetch-{n}"), stats, over, run)?;
     }
-    let fetch = parts.fetch.clone();
-    threads.spawn_loop("fetch-clock", stats, over, move || fetch.run_clock())
+    Ok(threads)
 }
 
 pub(super) fn keepers(threads: &mut Threads, parts: &Arc<Parts>, fs: &Arc<Fs>) -> io::Result<()> {
     let (stats, over) = (&parts.stats, &parts.over);
+    let fetch = parts.fetch.clone();
+    threads.spawn_loop("fetch-clock", stats, over, move || fetch.run_clock())?;
     let (store, evicting) = (parts.store.clone(), fs.clone());
     threads.spawn_loop("evict", stats, over, move || {
         store.run_evictor(&|place| evicting.evict(place));
@@ -53,9 +55,15 @@ pub(super) fn keepers(threads: &mut Threads, parts: &Arc<Parts>, fs: &Arc<Fs>) -
     threads.spawn_loop("scan", stats, over, move || {
         threads::give_way(SCAN_NICENESS);
         scan_and_collect(&scanning, &collecting);
-    })?;
-    let several = parts.remotes.leaves.len() > 1;
-    for (n, leaf) in parts.remotes.leaves.iter().enumerate() {
+    })
+}
+
+/// Those that see whether remotes that are not asked are well again, and whether calls are overdue.
+pub(super) fn watchers(parts: &Arc<Parts>, remotes: &Arc<Remotes>) -> io::Result<Threads> {
+    let mut threads = Threads::default();
+    let (stats, over) = (&parts.stats, &parts.over);
+    let several = remotes.leaves.len() > 1;
+    for (n, leaf) in remotes.leaves.iter().enumerate() {
         let (uploads, fetch) = (Arc::downgrade(&parts.uploads), Arc::downgrade(&parts.fetch));
         let (events, name) = (parts.events.clone(), leaf.name.clone());
         let (telling, shown) = (events.clone(), name.clone());
@@ -77,21 +85,22 @@ pub(super) fn keepers(threads: &mut Threads, parts: &Arc<Parts>, fs: &Arc<Fs>) -
             }
         }));
         // A thread for each, and one more: a probe may hang like any other call, and who waits for it could not notice that.
-        let probing = parts.clone();
+        let (probing, remotes) = (parts.clone(), remotes.clone());
         threads.spawn_loop(&format!("probe-{n}"), stats, over, move || {
-            probing.now_and_then(|| probing.remotes.leaves[n].breaker.probe());
+            probing.now_and_then(&remotes, || remotes.leaves[n].breaker.probe());
         })?;
     }
-    let watching = parts.clone();
+    let (watching, remotes) = (parts.clone(), remotes.clone());
     threads.spawn_loop("watch", stats, over, move || {
-        watching.now_and_then(|| {
-            for leaf in &watching.remotes.leaves {
+        watching.now_and_then(&remotes, || {
+            for leaf in &remotes.leaves {
                 for complaint in leaf.watched.overdue() {
                     leaf.breaker.report(complaint);
                 }
             }
         });
-    })
+    })?;
+    Ok(threads)
 }
 
 /// Fills the index, then collects what interrupted pushes left, now and again every hour.
@@ -112,9 +121,7 @@ fn scan_and_collect(parts: &Parts, fs: &Fs) {
 }
 
 pub(super) fn upkeep(threads: &mut Threads, parts: &Arc<Parts>) -> io::Result<()> {
-    let Some(upkeep) = parts.upkeep.clone() else {
-        return Ok(());
-    };
+    let upkeep = parts.upkeep.clone();
     threads.spawn_loop("upkeep", &parts.stats, &parts.over, move || {
         threads::give_way(UPLOAD_NICENESS);
         upkeep.run_worker();
@@ -123,7 +130,7 @@ pub(super) fn upkeep(threads: &mut Threads, parts: &Arc<Parts>) -> io::Result<()
 
 /// Serves metrics and the status page, if somewhere, until all is over.
 pub(super) fn metrics(threads: &mut Threads, parts: &Arc<Parts>) -> io::Result<()> {
-    let Some(address) = parts.config.metrics else {
+    let Some(address) = parts.config().metrics else {
         return Ok(());
     };
     let controls = Controls(parts.clone());
@@ -144,27 +151,30 @@ pub(super) fn syncer(threads: &mut Threads, parts: &Arc<Parts>, fs: &Arc<Fs>) ->
     })
 }
 
-pub(super) fn uploaders(threads: &mut Threads, parts: &Arc<Parts>) -> io::Result<()> {
-    let (stats, over) = (&parts.stats, &parts.over);
-    // What an earlier mount left pending stays so.
-    let workers = match parts.config.push {
-        Push::Off => 0,
-        Push::On | Push::Sync => parts.config.upload_threads,
-    };
-    // No room in between: what is not being uploaded stays in the queue, where it can be superseded.
-    let (send, receive) = crossbeam_channel::bounded::<Item>(0);
-    for n in 0..workers {
-        let (uploads, jobs) = (parts.uploads.clone(), receive.clone());
-        threads.spawn_loop(&format!("upload-{n}"), stats, over, move || {
+/// The workers of the uploads, until workers of a later shift are at it.
+pub(super) fn uploaders(parts: &Arc<Parts>, config: &Config, shift: u64) -> io::Result<Threads> {
+    let mut threads = Threads::default();
+    for n in 0..config.upload_threads {
+        let (uploads, jobs) = (parts.uploads.clone(), parts.jobs.uploads.clone());
+        let working = parts.clone();
+        let goes_on = move || working.changes.shift() <= shift;
+        let run = move || {
             threads::give_way(UPLOAD_NICENESS);
-            uploads.run_worker(&jobs);
-        })?;
+            uploads.run_worker(&jobs, &goes_on);
+        };
+        threads.spawn_loop(&format!("upload-{n}"), &parts.stats, &parts.over, run)?;
     }
-    if workers > 0 {
-        let uploads = parts.uploads.clone();
-        threads.spawn_loop("upload", stats, over, move || {
-            uploads.run_dispatcher(send.clone());
-        })?;
-    }
-    Ok(())
+    Ok(threads)
+}
+
+/// Hands uploads to the workers.
+pub(super) fn dispatcher(
+    threads: &mut Threads,
+    parts: &Arc<Parts>,
+    jobs: Sender<upload::Job>,
+) -> io::Result<()> {
+    let uploads = parts.uploads.clone();
+    threads.spawn_loop("upload", &parts.stats, &parts.over, move || {
+        uploads.run_dispatcher(jobs.clone());
+    })
 }

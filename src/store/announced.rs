@@ -66,6 +66,13 @@ impl Announced {
         self.unwritten.len() >= UNWRITTEN
     }
 
+    /// They are others now, who have heard of nothing. The file follows with the next records that are written.
+    pub fn forget(&mut self) {
+        self.seconds.clear();
+        self.unwritten.clear();
+        self.records = self.records.max(SMALL + 1);
+    }
+
     fn read(mut from: impl Read) -> io::Result<Self> {
         let mut found = Self::default();
         let mut record = [0; RECORD];

@@ -210,7 +210,7 @@ impl Store {
             let Some(first) = state.evictor.waiting.first() else {
                 return;
             };
-            if !all && state.wanted() + first.bytes > self.limits.size {
+            if !all && state.wanted() + first.bytes > self.limits().size {
                 return;
             }
             let first = state.evictor.waiting.remove(0);
@@ -313,7 +313,7 @@ impl Store {
     }
 
     fn high_mark(&self) -> u64 {
-        percent(self.limits.size, HIGH_PERCENT)
+        percent(self.limits().size, HIGH_PERCENT)
     }
 
     fn need(&self) -> Need {
@@ -321,11 +321,11 @@ impl Store {
         let state = self.state();
         let wanted = state.pressure();
         let over = if wanted > self.high_mark() {
-            wanted - percent(self.limits.size, LOW_PERCENT)
+            wanted - percent(self.limits().size, LOW_PERCENT)
         } else {
             0
         };
-        let short_of_free = self.limits.min_free.saturating_sub(free_bytes);
+        let short_of_free = self.limits().min_free.saturating_sub(free_bytes);
         let mut need = Need {
             bytes: over.max(short_of_free),
             entries: short_of_inodes,
@@ -365,7 +365,7 @@ impl Store {
     /// kernel does not tell us of a write that it failed itself (passthrough).
     pub fn look_at_disk(&self) {
         let (free_bytes, short_of_inodes) = self.disk_free();
-        if free_bytes < self.limits.min_free.max(STARVED_BYTES) || short_of_inodes > 0 {
+        if free_bytes < self.limits().min_free.max(STARVED_BYTES) || short_of_inodes > 0 {
             self.starved();
         }
     }
@@ -409,8 +409,8 @@ impl Store {
         let (bytes, now) = (footprint(len), self.clock.now());
         let mut state = self.state();
         let evictor = &state.evictor;
-        let fits = evictor.waiting.is_empty() && state.wanted() + bytes <= self.limits.size;
-        let hope = bytes <= self.limits.size && evictor.runs && !evictor.is_stuck(now);
+        let fits = evictor.waiting.is_empty() && state.wanted() + bytes <= self.limits().size;
+        let hope = bytes <= self.limits().size && evictor.runs && !evictor.is_stuck(now);
         if fits || !hope || state.stopped || evictor.is_in_the_way(&dirs) {
             drop(state);
             return job();
@@ -426,8 +426,8 @@ impl Store {
     pub fn make_room(&self, len: u64, dirs: &[String]) -> Option<Room<'_>> {
         let bytes = footprint(len);
         let mut state = self.state();
-        let fits = state.wanted() + bytes <= self.limits.size;
-        if fits || bytes <= self.limits.size && state.evictor.is_in_the_way(dirs) {
+        let fits = state.wanted() + bytes <= self.limits().size;
+        if fits || bytes <= self.limits().size && state.evictor.is_in_the_way(dirs) {
             state.reserved += bytes;
             return Some(Room { store: self, bytes });
         }
@@ -439,20 +439,20 @@ impl Store {
     /// Promises room for `len` bytes; waits a little for the evictor. False when there is none.
     pub(super) fn reserve(&self, len: u64) -> bool {
         let need = footprint(len);
-        if need > self.limits.size
-            || self.disk_free().0.saturating_sub(need) < self.limits.min_free / 2
+        if need > self.limits().size
+            || self.disk_free().0.saturating_sub(need) < self.limits().min_free / 2
         {
             self.starved();
             return false;
         }
         let mut state = self.state();
-        let full = |state: &State| state.wanted() + need > self.limits.size;
+        let full = |state: &State| state.wanted() + need > self.limits().size;
         if full(&state) && !state.stopped {
             // Count it as wanted while waiting, so that the evictor makes room for it.
             state.reserved += need;
             self.changed.notify_all();
             let still_full =
-                |state: &mut State| !state.stopped && state.wanted() > self.limits.size;
+                |state: &mut State| !state.stopped && state.wanted() > self.limits().size;
             let waited = self
                 .changed
                 .wait_timeout_while(state, WAIT_FOR_ROOM, still_full);

@@ -573,5 +573,6 @@ fn backoff(first: Duration, most: Duration, failures: u32) -> Duration {
     first.saturating_mul(1 << failures.min(16)).min(most)
 }
 
+mod renew;
 #[cfg(test)]
 mod tests;

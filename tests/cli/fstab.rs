@@ -113,6 +113,151 @@ fn mount_a_mounts_what_stands_in_fstab_and_umount_a_drains_and_unmounts_it() {
     );
 }
 
+/// What mount(8) hands over is the entry in fstab with what was typed; or, without one, the mount table's.
+#[test]
+fn remounting_by_mount_8_changes_what_was_said_and_nothing_else() {
+    let machine = Machine::new();
+    fs::create_dir(machine.path().join("other")).unwrap();
+    let line = |remote: &str, options: &str| {
+        format!(
+            "file://HERE/{remote}  HERE/mnt  cachedirfs  backing=HERE/one,_netdev,x-foo=1{options}  0 0\n"
+        )
+    };
+    machine.fstab(&line("remote", ",ro,size=1G"));
+    fs::write(
+        machine.path().join("changed"),
+        line("other", ",size=2G").replace("HERE", &machine.path().display().to_string()),
+    )
+    .unwrap();
+    let said = machine.succeeds(
+        "shows() { $CACHEDIRFS status mnt | grep -q \"$1\" || { $CACHEDIRFS status mnt; echo no $1; exit 1; }; }
+         mount -T fstab mnt; shows ' of 1.0 GiB'; shows 'read-only'
+         # Without fstab: what the mount table says of it says nothing about ro.
+         mount -o remount,size=3G mnt; shows ' of 3.0 GiB'; shows 'read-only'
+         status=0; mount -o remount,rw mnt || status=$?; is $status 32
+         mount -o remount,noro mnt; ! $CACHEDIRFS status mnt | grep 'read-only'
+         mount -o remount,ro,noexec mnt; shows 'read-only'
+         grep -q \"$PWD/mnt .*noexec\" /proc/self/mountinfo
+         mount -o remount,noatime,size=5G mnt; grep -q \"$PWD/mnt .*noexec\" /proc/self/mountinfo
+         mount -o remount,exec,noro mnt; ! grep \"$PWD/mnt .*noexec\" /proc/self/mountinfo
+         push mnt; $CACHEDIRFS flush mnt; [ -e remote/AB/ab345678901234567890123456789012 ]
+         # With fstab, its line counts, and what is typed more.
+         mount -T fstab -o remount,push=off mnt; shows 'read-only'; shows ' of 1.0 GiB'
+         mount -T fstab -v -o remount,rw mnt; ! $CACHEDIRFS status mnt | grep 'read-only'
+         # The line was edited: another remote, another size.
+         mount -T changed -o remount,push=on mnt; shows 'other on '; shows ' of 2.0 GiB'
+         rm mnt/AB/ab345678901234567890123456789012
+         push mnt; $CACHEDIRFS flush mnt; [ -e other/AB/ab345678901234567890123456789012 ]
+         status=0; mount -o remount,uid=5,size=9G mnt || status=$?; is $status 32; shows ' of 2.0 GiB'
+         status=0; mount -f -o remount,size=9G mnt; shows ' of 2.0 GiB'
+         mount -t cachedirfs -o remount,size=4G file://$PWD/remote $PWD/mnt; shows 'remote on '; shows ' of 4.0 GiB'
+         umount mnt",
+    );
+    for part in [
+        "say noro instead of rw",
+        "ro = false (was true)",
+        "cannot change `uid`",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+/// The configuration file by way of fstab, with the remote in either.
+#[test]
+fn an_entry_may_leave_everything_to_a_file() {
+    let machine = Machine::new();
+    let here = machine.path().display().to_string();
+    let text =
+        format!("remote = \"file://{here}/remote\"\nbacking = \"{here}/one\"\nsize = \"1G\"\n");
+    fs::write(machine.path().join("x.toml"), text).unwrap();
+    machine.fstab(
+        "none  HERE/mnt  cachedirfs  config=HERE/x.toml,_netdev  0 0\n\
+         file://HERE/remote  HERE/mnt2  cachedirfs  config=HERE/x.toml,backing=HERE/two,size=2G  0 0\n",
+    );
+    machine.succeeds(
+        "mount -a -T fstab
+         $CACHEDIRFS status mnt | grep -q ' of 1.0 GiB'; $CACHEDIRFS status mnt2 | grep -q ' of 2.0 GiB'
+         push mnt; $CACHEDIRFS flush mnt
+         is $(cat mnt2/AB/ab345678901234567890123456789012) product
+         sed -i 's/size = .*/size = \"3G\"/' x.toml
+         mount -T fstab -o remount mnt; $CACHEDIRFS status mnt | grep -q ' of 3.0 GiB'
+         mount -T fstab -o remount mnt2; $CACHEDIRFS status mnt2 | grep -q ' of 2.0 GiB'
+         umount -a -t fuse.cachedirfs",
+    );
+}
+
+/// A comma in a value is escaped for us, and mount(8) has to let that through; a space is escaped for fstab.
+#[test]
+fn commas_and_spaces_in_values_arrive_as_they_are_meant() {
+    let machine = Machine::new();
+    for name in ["re,mo te", "m,nt"] {
+        fs::create_dir(machine.path().join(name)).unwrap();
+    }
+    machine.fstab(
+        "file://HERE/re,mo%20te  HERE/m,nt  cachedirfs  backing=HERE/b\\,a\\,\\040c,fsname=x\\,y  0 0\n",
+    );
+    machine.succeeds(
+        "mount -a -T fstab
+         push m,nt; umount m,nt
+         [ -e 're,mo te/AB/ab345678901234567890123456789012' ]
+         [ -e 'b,a, c/AB/ab345678901234567890123456789012' ]
+         mount -t cachedirfs \"file://$PWD/re,mo%20te\" m,nt -o \"backing=$PWD/b\\,a\\, c,fsname=x\\,y\"
+         is $(cat m,nt/AB/ab345678901234567890123456789012) product
+         grep -q ' fuse.cachedirfs x,y ' /proc/self/mountinfo
+         umount m,nt",
+    );
+}
+
+#[test]
+fn mount_over_a_dead_mount_repairs_it() {
+    let machine = Machine::new();
+    machine.fstab("file://HERE/remote  HERE/mnt  cachedirfs  backing=HERE/one  0 0\n");
+    let said = machine.succeeds(
+        "mount -T fstab mnt
+         push mnt
+         kill -9 $($CACHEDIRFS status --json mnt | sed -n 's/.*\"pid\": \\([0-9]*\\).*/\\1/p')
+         until ! ls mnt 2>/dev/null; do sleep 0.01; done
+         mount -T fstab mnt
+         is $(mounted mnt) 1
+         is $(cat mnt/AB/ab345678901234567890123456789012) product
+         umount mnt
+         [ -e remote/AB/ab345678901234567890123456789012 ]",
+    );
+    assert!(said.contains("detached a dead mount"), "{said}");
+}
+
+/// As at boot: with `nofail` or without, a network that is down is no reason not to mount. A mistake in the entry is one with both.
+#[test]
+fn at_boot_with_the_network_down_everything_mounts_and_mistakes_are_told() {
+    let machine = Machine::new();
+    machine.fstab(
+        "http://no-such-host.invalid/c  HERE/mnt  cachedirfs  _netdev,nofail,backing=HERE/one  0 0\n\
+         http://127.0.0.1:9/c  HERE/mnt2  cachedirfs  _netdev,backing=HERE/two  0 0\n",
+    );
+    machine.succeeds(
+        "unshare --net mount -a -T fstab
+         is $(mounted mnt) 1; is $(mounted mnt2) 1
+         ! ls mnt/AB/ab345678901234567890123456789012 2>/dev/null
+         push mnt
+         is $(cat mnt/AB/ab345678901234567890123456789012) product
+         umount -a -t fuse.cachedirfs -O no_netdev
+         is $(mounted mnt) 1
+         umount -f mnt mnt2; is $(mounted mnt) 0; is $(mounted mnt2) 0
+         # What was pushed waits for the network.
+         is $(ls one/.cachedirfs/pending | wc -l) 1",
+    );
+    for (options, status) in [("nofail", 32), ("defaults", 32)] {
+        let line = format!(
+            "file://HERE/remote  HERE/no-such-dir  cachedirfs  {options},backing=HERE/x  0 0\n"
+        );
+        let machine = Machine::new();
+        machine.fstab(&line);
+        machine.succeeds(&format!(
+            "status=0; mount -a -T fstab || status=$?; is $status {status}"
+        ));
+    }
+}
+
 #[test]
 fn an_entry_whose_remote_is_down_mounts_all_the_same() {
     let machine = Machine::new();

@@ -265,8 +265,11 @@ fn in_the_foreground_the_supervisor_is_told_and_sigterm_unmounts() {
     notify
         .set_read_timeout(Some(Duration::from_secs(20)))
         .unwrap();
-    let mut command = place.mount_command("drain_timeout=7");
+    // Without a terminal, whose end would be a SIGHUP, too.
+    let mut command = Command::new("setsid");
     command
+        .arg(env!("CARGO_BIN_EXE_cachedirfs"))
+        .args(place.mount_command("drain_timeout=7").get_args())
         .arg("--foreground")
         .env("NOTIFY_SOCKET", place.path("notify"))
         .stderr(Stdio::piped());
@@ -278,13 +281,32 @@ fn in_the_foreground_the_supervisor_is_told_and_sigterm_unmounts() {
     };
     assert!(told().starts_with("READY=1\n"));
     assert!(place.is_mounted());
+    kill(daemon.0.id(), "-HUP");
+    let (reloading, ready) = (told(), told());
+    assert!(
+        reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="),
+        "{reloading}"
+    );
+    let micros: u64 = reloading.rsplit_once('=').unwrap().1.parse().unwrap();
+    let uptime = fs::read_to_string("/proc/uptime").unwrap();
+    let uptime: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+    assert!(
+        (micros as f64 / 1e6 - uptime).abs() < 60.0,
+        "{micros} at {uptime}"
+    );
+    assert!(
+        ready.starts_with("READY=1\n") && place.is_mounted(),
+        "{ready}"
+    );
     kill(daemon.0.id(), "-TERM");
     assert!(told().contains("EXTEND_TIMEOUT_USEC=17000000"));
     assert!(daemon.0.wait().unwrap().success());
     let mut log = String::new();
     std::io::Read::read_to_string(&mut daemon.0.stderr.take().unwrap(), &mut log).unwrap();
     assert!(
-        log.contains("is mounted on") && log.contains("stopping on signal 15"),
+        log.contains("is mounted on")
+            && log.contains("read again: nothing has changed")
+            && log.contains("stopping on signal 15"),
         "{log}"
     );
     assert!(!place.is_mounted());

@@ -245,3 +245,55 @@ fn a_user_needs_no_rights_for_it() {
         fs::remove_dir(job.path("dev")).unwrap();
     }
 }
+
+/// Loads a filter into this process that fails mount(2) with EACCES where it changes propagation, which is the first thing that
+/// is done in a namespace of one's own, and runs the rest of the arguments. So Ubuntu 24.04's AppArmor lets everybody make a user
+/// namespace, and nobody mount in it; fusermount3, which has rights of its own, goes on to mount.
+const NO_MOUNTS_INSIDE: &str = r"
+import ctypes, os, platform, struct, sys
+ARCH, MOUNT = {'x86_64': (0xC000003E, 165), 'aarch64': (0xC00000B7, 40)}[platform.machine()]
+MS_REC_PRIVATE = 0x44000
+EACCES, ALLOW = 0x0005000D, 0x7FFF0000
+LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06
+steps = [(LOAD, 0, 0, 4), (EQUAL, 0, 5, ARCH), (LOAD, 0, 0, 0), (EQUAL, 0, 3, MOUNT),
+         (LOAD, 0, 0, 16 + 3 * 8), (EQUAL, 0, 1, MS_REC_PRIVATE), (RETURN, 0, 0, EACCES), (RETURN, 0, 0, ALLOW)]
+code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *step) for step in steps))
+class Program(ctypes.Structure):
+    _fields_ = [('length', ctypes.c_ushort), ('steps', ctypes.c_void_p)]
+program = Program(len(steps), ctypes.addressof(code))
+PR_SET_SECCOMP, FILTER = 22, 2
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.prctl(PR_SET_SECCOMP, FILTER, ctypes.byref(program), 0, 0):
+    raise OSError(ctypes.get_errno(), 'seccomp')
+os.execvp(sys.argv[1], sys.argv[1:])
+";
+
+/// Where a user may make a namespace and not mount in it, fusermount3 mounts outside of it.
+#[test]
+fn where_a_namespace_can_be_made_but_not_used_fusermount3_is_asked() {
+    assert!(is_root(), "becoming a user takes root");
+    let job = Job::new();
+    for name in ["", "remote"] {
+        chown(job.path(name), Some(USER), Some(USER)).unwrap();
+    }
+    fs::write(job.path("filter.py"), NO_MOUNTS_INSIDE).unwrap();
+    let inner = format!(
+        "mkdir dev && mount -t tmpfs none dev && mknod -m 666 dev/fuse c 10 229 && mount --bind dev/fuse /dev/fuse
+         exec python3 filter.py setpriv --reuid {USER} --regid {USER} --clear-groups env TMPDIR=$PWD HOME=$PWD XDG_RUNTIME_DIR=$PWD \
+         {CACHEDIRFS} run file://$PWD/remote -o backing=$PWD/backing -- \
+         sh -c '{PUSH} unshare -U true && echo namespaces; unshare -Urm true 2>/dev/null || echo no mounts; readlink /proc/self/ns/user
+                grep -q \" $CACHEDIRFS_DIR \" /proc/self/mountinfo && echo mounted'"
+    );
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", &inner])
+        .current_dir(job.0.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let lines = String::from_utf8(output.stdout.clone()).unwrap();
+    let ours = fs::read_link("/proc/self/ns/user").unwrap();
+    let expected = format!("namespaces\nno mounts\n{}\nmounted\n", ours.display());
+    assert_eq!(lines, expected, "{}", said(&output));
+    assert!(job.has_entry());
+}

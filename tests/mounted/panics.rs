@@ -23,7 +23,7 @@ fn a_handler_that_panics_answers_eio_and_the_mount_goes_on() {
     fs::create_dir(&mount_point).unwrap();
     let passthrough = Arc::new(Passthrough::new(Some("a test".into())));
     let hands = Arc::new(Hands::new(1).unwrap());
-    let file_system = FuseFs::new(rig.fs.clone(), passthrough, hands, Arc::default(), false);
+    let file_system = FuseFs::new(rig.fs.clone(), passthrough, hands, Arc::default());
     let session = Session::new(file_system, &mount_point, &fuser::Config::default()).unwrap();
     let session = thread::spawn(move || session.run());
     // The answer is a little ahead of the count.

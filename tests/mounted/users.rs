@@ -190,6 +190,38 @@ fn a_user_lets_others_in_only_where_fuse_conf_says_so() {
     user.does("$cachedirfs umount one");
 }
 
+#[test]
+fn a_user_changes_his_mount_but_for_what_only_the_kernel_can_and_nobody_elses() {
+    let user = Account::new();
+    let remote = format!("file://{}", user.path("remote").display());
+    user.does(&format!("$cachedirfs mount {remote} one"));
+    let changed = user.does("$cachedirfs remount one -v -o ro,size=1G");
+    assert!(changed.contains("ro = true (was false)"), "{changed}");
+    let refused = user.fails("touch one/5D/x");
+    assert!(refused.contains("Read-only"), "{refused}");
+    let kernels = user.fails("$cachedirfs remount one -o rw,noexec");
+    assert!(
+        kernels.contains("only root can: umount and mount anew"),
+        "{kernels}"
+    );
+    user.fails("touch one/5D/x");
+    user.does("$cachedirfs remount one -o rw; touch one/5D/x; rm one/5D/x");
+
+    let other = "--reuid=1 --regid=1 --clear-groups env -i PATH=/usr/bin:/bin HOME=/nonexistent";
+    for command in ["remount", "umount"] {
+        let tried = user
+            .inside("setpriv")
+            .args(other.split(' '))
+            .args([CACHEDIRFS, command, "one"])
+            .output()
+            .unwrap();
+        assert_eq!(tried.status.code(), Some(32), "{tried:?}");
+    }
+    let listed = user.does("ls one; $cachedirfs status one");
+    assert!(listed.contains(" of 1.0 GiB"), "{listed}");
+    user.does("$cachedirfs umount one");
+}
+
 /// A daemon that is killed leaves a mount that only fusermount3 can detach for the user.
 #[test]
 fn a_users_dead_mount_is_detached_by_the_next_one() {

@@ -28,7 +28,7 @@ use cachedirfs::remote::{Listed, Put, Remote, RemoteError, RemoteOptions};
 use cachedirfs::signature::{Meta, Signature};
 use cachedirfs::stats::Stats;
 use cachedirfs::store::{Limits, Store, StoreError};
-use cachedirfs::upload::{Item, Limits as UploadLimits, Uploads};
+use cachedirfs::upload::{Limits as UploadLimits, Uploads};
 use rustix::fs::FileType;
 
 /// Longest that a test waits for something that must happen: far more than it takes, also on a busy machine.
@@ -316,7 +316,9 @@ impl Rig {
             send,
         ));
         let fetching = fetch.clone();
-        let mut threads = vec![std::thread::spawn(move || fetching.run_worker(&jobs))];
+        let mut threads = vec![std::thread::spawn(move || {
+            fetching.run_worker(&jobs, &|| true);
+        })];
         // Otherwise no lookup can be late before its test is.
         if self.settings.times.lookup_timeout < PATIENCE {
             let ticking = fetch.clone();
@@ -374,11 +376,11 @@ impl Rig {
 
     /// Uploads everything that is pending.
     pub(crate) fn drain(&self) {
-        let (send, jobs) = crossbeam_channel::bounded::<Item>(0);
+        let (send, jobs) = crossbeam_channel::bounded(0);
         self.uploads.drain(PATIENCE);
         std::thread::scope(|scope| {
             scope.spawn(|| self.uploads.run_dispatcher(send));
-            self.uploads.run_worker(&jobs);
+            self.uploads.run_worker(&jobs, &|| true);
         });
     }
 
