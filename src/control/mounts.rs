@@ -163,6 +163,7 @@ mod tests {
 37 27 0:51 / /mnt/a\040b\134c rw - fuse.cachedirfs file:///r rw,user_id=1000,group_id=1000
 38 27 0:52 / /mnt/over rw - fuse.cachedirfs file:///r rw,user_id=0
 39 38 0:53 / /mnt/over rw - tmpfs tmpfs rw
+41 27 0:54 / /mnt/auto rw - autofs /etc/auto.c rw,indirect
 nonsense
 40 27 x:y / /bad rw - fuse a b
 ";
@@ -180,9 +181,11 @@ nonsense
         assert!(table.at(Path::new("/bad")).is_none());
         assert!(
             table.is_automounted(Path::new("/mnt/c"))
-                && table.is_automounted(Path::new("/mnt/c/d"))
+                && table.is_automounted(Path::new("/mnt/auto/c"))
         );
-        assert!(!table.is_automounted(Path::new("/mnt/over")));
+        for other in ["/mnt/over", "/mnt/c/d"] {
+            assert!(!table.is_automounted(Path::new(other)), "{other}");
+        }
         let inside = table.containing(Path::new("/mnt/a b\\c/XX/y")).unwrap();
         assert_eq!(inside.owner, Some(1000));
         let ours: Vec<_> = table.ours().map(|m| m.device.minor).collect();

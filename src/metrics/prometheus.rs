@@ -251,6 +251,11 @@ fn disk(text: &mut Text, status: &Status) {
             "Leftovers of interrupted pushes that were removed.",
             c.leftovers,
         ),
+        (
+            "cachedirfs_events_dropped_total",
+            "Events that did not get into the event log.",
+            c.events_dropped,
+        ),
     ];
     for (name, help, value) in counters {
         text.counter(name, help, value);
