@@ -1,6 +1,6 @@
 //! The last day of a mount: samples in memory, a finer ring for the last hour and a coarser one for the day.
 //!
-//! At most 652 samples of 104 bytes, 68 kB. They are of counters that only grow, so what happened between any two of
+//! At most 650 samples of 112 bytes, 73 kB. They are of counters that only grow, so what happened between any two of
 //! them is their difference, and a sample that was late or is missing loses nothing. Time is handed in.
 
 use std::collections::VecDeque;
