@@ -18,7 +18,7 @@ mod workers;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -28,7 +28,7 @@ use rustix::process::{Resource, Rlimit};
 use crate::clock::Clock;
 use crate::config::{Config, Push};
 use crate::control::line::line;
-use crate::control::mounts::{Device, MountTable, Mounted, is_dead};
+use crate::control::mounts::{Device, MountTable};
 use crate::control::server::Server;
 use crate::control::{Controlled, Status};
 use crate::events::{Events, EventsError};
@@ -39,6 +39,7 @@ use crate::fuse::{Hands, Invalidator, Passthrough};
 
 use crate::metrics::server::Standing;
 use crate::name::PRIVATE_DIR;
+use crate::name::Place;
 use crate::remote::swap::Swap;
 use crate::remote::{KeyError, RemoteError};
 use crate::stats::Stats;
@@ -46,7 +47,6 @@ use crate::stop::Stop;
 use crate::store::{Limits, Store, StoreError};
 use crate::upkeep::{self, Upkeep};
 use crate::upload::{self, Uploads};
-use crate::{name::Place, sys};
 use change::{Changes, Order};
 pub use change::{Handle, Resolve};
 use chores::Chore;
@@ -54,7 +54,6 @@ use controls::Controls;
 use handover::State;
 use remotes::Remotes;
 pub use remotes::{Opened, open_remote, open_remotes};
-use session::unmount;
 use threads::Threads;
 
 /// How long threads that were told to end may take before they are left to the end of the process.

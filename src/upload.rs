@@ -170,13 +170,6 @@ impl Uploads {
         }
     }
 
-    /// The same within limits. What an earlier process left above them is given up by the dispatcher.
-    #[must_use]
-    pub fn bounded(self, limits: Limits) -> Self {
-        self.state().queue.set_limits(limits);
-        self
-    }
-
     /// Puts a file that is about to become the entry at `place` into the journal.
     pub fn stage(
         &self,
