@@ -178,8 +178,9 @@ impl Fs {
         })
     }
 
-    /// Changes what may be done. An operation that is under way may still see how it was.
+    /// Changes what may be done, between two operations: a push that was allowed is one that is uploaded.
     pub fn set_modes(&self, read_only: bool, push: bool, sync: bool) {
+        let _none_is_under_way = self.tree_mut();
         self.modes.set(read_only, push, sync);
     }
 

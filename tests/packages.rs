@@ -122,7 +122,7 @@ fn lintian_has_nothing_serious_to_say() {
 /// Every line of the example that shows an option names one that there is.
 #[test]
 fn the_example_of_a_configuration_names_what_there_is() {
-    let example = fs::read_to_string(repository().join("packaging/example.toml")).unwrap();
+    let example = fs::read_to_string(repository().join("scripts/packaging/example.toml")).unwrap();
     let shown = example.lines().filter_map(|line| line.strip_prefix("# "));
     let keys: Vec<_> = shown
         .filter_map(|line| line.split_once(" = "))
@@ -211,9 +211,12 @@ fn a_fresh_debian_12_takes_the_deb_and_mounts_what_stands_in_fstab() {
          is $(mounted /mnt/scons) 1
          push /mnt/scons
          # A newer package comes while it is in use.
+         exec 4</mnt/scons/$entry
          dpkg -i /root/cachedirfs_*.deb
+         is $(cat <&4) product
          is $(cat /mnt/scons/$entry) product
-         cachedirfs status /mnt/scons
+         cachedirfs status --json /mnt/scons | grep '\"upgrades\": 1'
+         exec 4<&-
          umount /mnt/scons
          is $(mounted /mnt/scons) 0
          # On another machine.
