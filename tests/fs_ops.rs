@@ -1061,3 +1061,25 @@ fn a_backing_directory_of_a_later_version_is_refused_and_left_alone() {
     assert!(error.contains('7'), "{error}");
     assert_eq!(std::fs::read(&version).unwrap(), b"7\n");
 }
+
+// --- changes while mounted ---
+
+#[test]
+fn a_push_that_was_allowed_is_uploaded_although_the_mount_becomes_read_only_in_the_middle_of_it() {
+    let rig = Rig::new();
+    rig.wire.set_down(true);
+    let over = AtomicBool::new(false);
+    let pushed = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::SeqCst) {
+                rig.fs.set_modes(true, false, false);
+                rig.fs.set_modes(false, true, false);
+            }
+        });
+        let pushes = (1..).filter(|n| rig.push(&entry(*n), 0o644, b"bytes").is_ok());
+        let pushed = pushes.take(300).count();
+        over.store(true, Ordering::SeqCst);
+        pushed
+    });
+    assert_eq!(rig.uploads.pending().count, pushed as u64);
+}
