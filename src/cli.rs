@@ -164,18 +164,22 @@ impl Env {
     fn read() -> Self {
         let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let dir = |name: &str| std::env::var_os(name).map(PathBuf::from);
+        let uid = sys::effective_uid();
+        // mount(8) and systemd start their helpers without it.
+        let home = dir("HOME").or_else(|| sys::home_of(uid));
+        let home_there = home.iter().map(|home| ("HOME".into(), home.clone().into()));
         let host = Host {
-            uid: sys::effective_uid(),
+            uid,
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             cwd: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
-            home: dir("HOME"),
+            home: home.clone(),
             cache_home: dir("XDG_CACHE_HOME"),
             runtime_dir: dir("XDG_RUNTIME_DIR"),
             credentials: dir("CREDENTIALS_DIRECTORY"),
             bearer: text("CACHEDIRFS_BEARER_TOKEN").map(Secret::new),
-            environment: Environment::new(std::env::vars_os().filter_map(|(name, value)| {
-                Some((name.into_string().ok()?, value.into_string().ok()?))
-            })),
+            environment: Environment::new(std::env::vars_os().chain(home_there).filter_map(
+                |(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)),
+            )),
             options: text("CACHEDIRFS_OPTIONS"),
             log_filter: text("CACHEDIRFS_LOG"),
             shared_log_filter: text("RUST_LOG"),

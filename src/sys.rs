@@ -127,6 +127,30 @@ pub fn user_id(name: &str) -> Option<u32> {
     Some(unsafe { found.assume_init() }.pw_uid)
 }
 
+/// The home directory of a user by number, from the user database.
+pub fn home_of(uid: u32) -> Option<std::path::PathBuf> {
+    let mut found = std::mem::MaybeUninit::<libc::passwd>::uninit();
+    let mut strings = vec![0; NAME_BUFFER];
+    let mut result = std::ptr::null_mut();
+    // SAFETY: every pointer is to live memory of the stated size.
+    let failed = unsafe {
+        libc::getpwuid_r(
+            uid,
+            found.as_mut_ptr(),
+            strings.as_mut_ptr(),
+            strings.len(),
+            &mut result,
+        )
+    };
+    if failed != 0 || result.is_null() {
+        return None;
+    }
+    // SAFETY: a result that is not null points at `found`, which the call filled in, and its texts at `strings`, which are alive.
+    let home = unsafe { CStr::from_ptr(found.assume_init().pw_dir) };
+    let home = std::ffi::OsStr::from_bytes(home.to_bytes());
+    (!home.is_empty()).then(|| home.into())
+}
+
 /// The number of a group by name, from the group database.
 pub fn group_id(name: &str) -> Option<u32> {
     let name = CString::new(name).ok()?;
@@ -465,4 +489,18 @@ pub fn write_out(file: impl AsFd, wait: bool) -> io::Result<()> {
     let flags = libc::SYNC_FILE_RANGE_WRITE | if wait { around } else { 0 };
     // SAFETY: takes numbers only; the descriptor is open.
     check(unsafe { libc::sync_file_range(file.as_fd().as_raw_fd(), 0, 0, flags) }).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_has_the_home_of_the_user_database() {
+        let database = std::fs::read_to_string("/etc/passwd").unwrap();
+        let root = database.lines().find(|line| line.starts_with("root:"));
+        let home = root.and_then(|line| line.split(':').nth(5)).unwrap();
+        assert_eq!(home_of(0), Some(home.into()));
+        assert_eq!(home_of(4_000_000_000), None);
+    }
 }
