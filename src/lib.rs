@@ -83,7 +83,7 @@
 //!    `scons::dead` (real builds against every kind of dead remote), `src/remote/breaker/`, `src/fetch/`.
 //! 3. **Nothing pushed is lost.** [`upload::journal`] has the bytes before the rename returns, and [`upload::queue`] has
 //!    them until the remote answers or there are too many; [`store::fresh`] and [`store::sync`] see to power cuts. Tests:
-//!    `mounted::kill9`, `mounted::stop`, `upload_outage`, `store_crash`, `mounted::powercut`, `soak`. What a power cut may
+//!    `mounted::kill9`, `mounted::stop`, `mounted::upgrade`, `cli::remount`, `upload_outage`, `store_crash`, `mounted::powercut`, `soak`. What a power cut may
 //!    cost: WHAT SURVIVES in `cachedirfs(5)`.
 //! 4. **The disk is bounded.** [`store::evict`] makes room before bytes are written, [`store::health`] says what a failing disk
 //!    means, and `fs::standin` keeps builds going on one. Tests: `mounted::disk`, `mounted::big`. Entries only: scratch
