@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::Origin;
 
-/// Why there is no [`Config`]. Each is a mistake in what was typed.
+/// Why there is no [`super::Config`]. Each is a mistake in what was typed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConfigError {
     /// No such option.
