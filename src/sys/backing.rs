@@ -9,7 +9,7 @@ use std::sync::Arc;
 use fuser::{BackingId, ReplyCreate, ReplyOpen};
 
 /// `FUSE_DEV_IOC_BACKING_CLOSE` of `linux/fuse.h`.
-const CLOSE: libc::c_ulong = 0x4004_e502;
+const CLOSE: libc::Ioctl = 0x4004_e502;
 
 /// A file that the kernel reads and writes itself; it is given back when this is dropped.
 #[derive(Debug)]
