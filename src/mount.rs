@@ -36,7 +36,6 @@ use crate::fetch::{self, Fetch};
 use crate::fs::{self, Fs};
 use crate::fuse::link::Link;
 use crate::fuse::{Hands, Invalidator, Passthrough};
-
 use crate::metrics::server::Standing;
 use crate::name::PRIVATE_DIR;
 use crate::name::Place;

@@ -19,7 +19,7 @@ use crate::sys;
 
 use super::line::line;
 use super::mounts::Device;
-use super::{Answer, Controlled, Entry, MAX_LINE, Remounted, Removed, Request};
+use super::{Answer, Controlled, MAX_LINE, Remounted, Request};
 
 /// How long a client has to send its request.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -142,15 +142,7 @@ impl Server {
             },
             State::Reading(_) => connection.since + PATIENCE > now,
             // It hung up, or it talks out of turn.
-            State::Flushing { .. }
-            | State::Removing(_)
-            | State::Looking(_)
-            | State::Remounting(_)
-            | State::Parked
-                if readable =>
-            {
-                false
-            }
+            State::Flushing { .. } | State::Awaiting(_) | State::Parked if readable => false,
             State::Flushing { mark, until } => {
                 let left = self.controlled.pending_before(*mark);
                 if left > 0 && now < *until {
@@ -159,31 +151,8 @@ impl Server {
                 connection.answer(&Answer::Flushed { left });
                 false
             }
-            State::Removing(answer) => {
-                let answer = match answer.try_recv() {
-                    Err(TryRecvError::Empty) => return true,
-                    Ok(removed) => Answer::Removed(removed),
-                    Err(TryRecvError::Disconnected) => Answer::Error(ENDING.into()),
-                };
-                connection.answer(&answer);
-                false
-            }
-            State::Looking(answer) => {
-                let answer = match answer.try_recv() {
-                    Err(TryRecvError::Empty) => return true,
-                    Ok(entry) => Answer::Entry(entry),
-                    Err(TryRecvError::Disconnected) => Answer::Error(ENDING.into()),
-                };
-                connection.answer(&answer);
-                false
-            }
-            State::Remounting(answer) => {
-                let answer = match answer.try_recv() {
-                    Err(TryRecvError::Empty) => return true,
-                    Ok(Ok(changes)) => Answer::Remounted(changes),
-                    Ok(Err(why)) => Answer::Error(why),
-                    Err(TryRecvError::Disconnected) => Answer::Error(ENDING.into()),
-                };
+            State::Awaiting(answer) => {
+                let Some(answer) = answer() else { return true };
                 connection.answer(&answer);
                 false
             }
@@ -218,38 +187,32 @@ impl Server {
                 connection.answer(&Answer::GivenUp(self.controlled.given_up(after)));
                 false
             }
-            Request::Remove(removal) => match self.controlled.remove(removal) {
-                Ok(answer) => {
-                    connection.state = State::Removing(answer);
-                    self.attend(connection, false, now)
-                }
-                Err(why) => {
-                    connection.answer(&Answer::Error(why));
-                    false
-                }
-            },
-            Request::Entry { signature, remotes } => {
-                match self.controlled.entry(&signature, remotes) {
-                    Ok(answer) => {
-                        connection.state = State::Looking(answer);
-                        self.attend(connection, false, now)
-                    }
-                    Err(why) => {
-                        connection.answer(&Answer::Error(why));
-                        false
-                    }
-                }
+            Request::Remove(removal) => {
+                let removed = self.controlled.remove(removal);
+                self.wait(
+                    connection,
+                    removed.map(|removed| awaited(removed, Answer::Removed)),
+                    now,
+                )
             }
-            Request::Remount(wanted) => match self.controlled.remount(wanted) {
-                Ok(answer) => {
-                    connection.state = State::Remounting(answer);
-                    self.attend(connection, false, now)
-                }
-                Err(why) => {
-                    connection.answer(&Answer::Error(why));
-                    false
-                }
-            },
+            Request::Entry { signature, remotes } => {
+                let entry = self.controlled.entry(&signature, remotes);
+                self.wait(
+                    connection,
+                    entry.map(|entry| awaited(entry, Answer::Entry)),
+                    now,
+                )
+            }
+            Request::Remount(wanted) => {
+                let answer =
+                    |changed: Remounted| changed.map_or_else(Answer::Error, Answer::Remounted);
+                let changed = self.controlled.remount(wanted);
+                self.wait(
+                    connection,
+                    changed.map(|changed| awaited(changed, answer)),
+                    now,
+                )
+            }
             Request::Flush { timeout_ms } => {
                 let patience = if self.controlled.uploads() {
                     Duration::from_millis(timeout_ms)
@@ -285,6 +248,25 @@ impl Server {
         }
     }
 
+    /// Has the connection wait for its answer, unless there is a reason why there will be none.
+    fn wait(
+        &self,
+        connection: &mut Connection,
+        answer: Result<Awaited, String>,
+        now: Duration,
+    ) -> bool {
+        match answer {
+            Ok(answer) => {
+                connection.state = State::Awaiting(answer);
+                self.attend(connection, false, now)
+            }
+            Err(why) => {
+                connection.answer(&Answer::Error(why));
+                false
+            }
+        }
+    }
+
     fn may_command(&self, stream: &UnixStream) -> bool {
         sys::peer(stream).is_ok_and(|peer| peer.uid == 0 || peer.uid == self.owner)
     }
@@ -305,17 +287,28 @@ struct Connection {
     state: State,
 }
 
+/// Asks for an answer that another thread works out; `None` while it does.
+type Awaited = Box<dyn Fn() -> Option<Answer> + Send>;
+
+/// What comes through the channel, as an answer.
+fn awaited<T: Send + 'static>(
+    outcome: Receiver<T>,
+    answer: impl Fn(T) -> Answer + Send + 'static,
+) -> Awaited {
+    Box::new(move || match outcome.try_recv() {
+        Err(TryRecvError::Empty) => None,
+        Ok(outcome) => Some(answer(outcome)),
+        Err(TryRecvError::Disconnected) => Some(Answer::Error(ENDING.into())),
+    })
+}
+
 enum State {
     /// What has come of the request so far.
     Reading(Vec<u8>),
     /// Waiting for uploads.
     Flushing { mark: u64, until: Duration },
-    /// Waiting for what is to be removed.
-    Removing(Receiver<Vec<Removed>>),
-    /// Waiting for what the remotes say.
-    Looking(Receiver<Entry>),
-    /// Waiting for what is to be changed.
-    Remounting(Receiver<Remounted>),
+    /// Waiting for what another thread works out.
+    Awaiting(Awaited),
     /// Waiting for the end.
     Parked,
 }
@@ -325,7 +318,7 @@ impl Connection {
         match self.state {
             State::Reading(_) => Some((self.since + PATIENCE).saturating_sub(now)),
             State::Flushing { until, .. } => Some(until.saturating_sub(now).min(FLUSH_PACE)),
-            State::Removing(_) | State::Looking(_) | State::Remounting(_) => Some(FLUSH_PACE),
+            State::Awaiting(_) => Some(FLUSH_PACE),
             State::Parked => None,
         }
     }
@@ -354,9 +347,7 @@ impl Connection {
             State::Flushing { mark, .. } => self.answer(&Answer::Flushed {
                 left: controlled.pending_before(mark),
             }),
-            State::Removing(_) | State::Looking(_) | State::Remounting(_) => {
-                self.answer(&Answer::Error(ENDING.into()));
-            }
+            State::Awaiting(_) => self.answer(&Answer::Error(ENDING.into())),
             State::Reading(_) => {}
         }
     }

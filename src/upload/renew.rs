@@ -7,13 +7,6 @@ use super::queue::Limits;
 use super::{Job, Uploads};
 
 impl Uploads {
-    /// The same within limits. What an earlier process left above them is given up by the dispatcher.
-    #[must_use]
-    pub fn bounded(self, limits: Limits) -> Self {
-        self.state().queue.set_limits(limits);
-        self
-    }
-
     /// The remote is another one from now on.
     pub fn renew(&self) {
         let mut state = self.state();

@@ -299,7 +299,8 @@ impl Rig {
         let remote: Arc<dyn Remote> = self.wire.clone();
         let uploads =
             Uploads::new(store.clone(), remote.clone(), clock.clone(), stats.clone()).unwrap();
-        let uploads = Arc::new(uploads.bounded(self.settings.pending));
+        uploads.set_limits(self.settings.pending);
+        let uploads = Arc::new(uploads);
         let (send, jobs) = crossbeam_channel::bounded(QUEUE);
         let breaker = BreakerOptions {
             failures: u32::MAX,
