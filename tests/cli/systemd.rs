@@ -222,6 +222,14 @@ fn systemd_starts_mounts_restarts_drains_and_stops_the_service() {
             is $(main_pid cachedirfs@a) $third
             soon '[ $(inside pgrep -cx cachedirfs) = 4 ]'
 
+            # A reload has what its file says now count, and ends nothing.
+            inside sed -i 's/^pending_max = 100$/pending_max = 200/' /etc/cachedirfs/a.toml
+            inside systemctl reload cachedirfs@a
+            soon 'inside journalctl -o cat -u cachedirfs@a | grep -q "pending_max = 200 (was 100)"'
+            inside systemctl -q is-active cachedirfs@a
+            is $(main_pid cachedirfs@a) $third
+            is $(there /mnt/a) 1
+
             # It drains while it stops.
             inside systemctl stop --no-block cachedirfs@a
             soon '[ $(there /mnt/a) = 0 ]'
